@@ -1,0 +1,1 @@
+"""Artifacts, keys, manifests and file formats. Imports neither torch, prefect nor mlflow."""
