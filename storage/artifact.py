@@ -179,9 +179,7 @@ def artifact_key(
 def content_digest(files: Iterable[FileEntry]) -> str:
     """Return the digest of an artifact: of the names and contents of all files outside `logs/`."""
     lines = sorted(
-        f"{entry.path}\0{entry.sha256}"
-        for entry in files
-        if not entry.path.startswith(f"{LOGS}/")
+        f"{entry.path}\0{entry.sha256}" for entry in files if not entry.path.startswith(f"{LOGS}/")
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

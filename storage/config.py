@@ -29,7 +29,7 @@ class Config(BaseModel):
     )
 
     def key_dict(self) -> dict[str, Any]:
-        """Return what of this config decides the output: JSON values, `key: False` fields left out."""
+        """Return what of this config decides the output, as JSON values."""
         values: dict[str, Any] = {}
         dumped = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():

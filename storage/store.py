@@ -147,7 +147,7 @@ class Store:
             raise BadInput(f"{ref} has no manifest any more; run its stage again")
         return manifest
 
-    def list(self, kind: str | None = None) -> list[tuple[ArtifactRef, Manifest]]:
+    def artifacts(self, kind: str | None = None) -> list[tuple[ArtifactRef, Manifest]]:
         """Return the finished artifacts, the one used last first."""
         if kind is not None and kind not in KINDS:
             raise BadInput(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
@@ -165,7 +165,7 @@ class Store:
         prefix = text
         if ":" in text:
             kind, prefix = text.split(":", 1)
-        refs = [ref for ref, _ in self.list(kind)]
+        refs = [ref for ref, _ in self.artifacts(kind)]
         if prefix == "latest" and refs:
             return refs[0]
         matches = [ref for ref in refs if prefix and ref.key.startswith(prefix)]
@@ -187,7 +187,10 @@ class Store:
                 if read_manifest(path) is None:
                     rows.append((depth + 1, None, f"{parent['kind']}:{parent['key'][:10]}"))
                 else:
-                    walk(ArtifactRef(parent["kind"], parent["key"], parent["digest"], path), depth + 1)
+                    walk(
+                        ArtifactRef(parent["kind"], parent["key"], parent["digest"], path),
+                        depth + 1,
+                    )
 
         walk(ref, 0)
         return rows
@@ -211,7 +214,7 @@ class Store:
         return removed
 
     def _salvage(self, path: Path, manifest: Manifest) -> None:
-        """Turn a damaged artifact into a partial one that holds its whole parts and nothing else."""
+        """Turn a damaged artifact into a partial one that holds only its whole parts."""
         partial = path.with_name(path.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         path.rename(partial)
@@ -222,10 +225,11 @@ class Store:
         for name, entries in by_folder.items():
             folder = partial / name
             whole = all(_is_whole(partial, entry) for entry in entries)
-            if folder.is_dir() and not (whole and (folder / PART).exists()):
-                shutil.rmtree(folder)
+            if folder.is_dir():
+                if not (whole and (folder / PART).exists()):
+                    shutil.rmtree(folder)
             else:
-                folder.is_file() and folder.unlink()  # a file of its own: cheap to write again
+                folder.unlink(missing_ok=True)  # a file of its own: cheap to write again
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -107,7 +107,9 @@ def open_shard(path: Path) -> Shard:
         footer = pq.read_metadata(path)
         header = json.loads(footer.metadata[_KEY])
     except (OSError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{path} is not a token shard ({error}); run the shard stage again") from error
+        raise BadInput(
+            f"{path} is not a token shard ({error}); run the shard stage again"
+        ) from error
     blocks: dict[str, list[np.ndarray]] = {}
     zero_copy = True
     for name, layout in header["columns"].items():
@@ -122,7 +124,7 @@ def _map_column(
 ) -> list[np.ndarray] | None:
     """Map a column's pages; None where the layout is not the one `write_shard` makes."""
     index = footer.schema.to_arrow_schema().get_field_index(name)
-    arrays = []
+    arrays: list[np.ndarray] = []
     for group in range(footer.num_row_groups):
         chunk = footer.row_group(group).column(index)
         payload = chunk.num_values * width * dtype.itemsize

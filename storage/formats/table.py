@@ -32,7 +32,9 @@ def write_table(
     return count
 
 
-def read_rows(paths: Iterable[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    paths: Iterable[Path], columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of several files in order, a few hundred in memory at a time."""
     for path in paths:
         with pq.ParquetFile(path) as file:
@@ -42,7 +44,9 @@ def read_rows(paths: Iterable[Path], columns: Sequence[str] | None = None) -> It
 
 def read_table(paths: Iterable[Path], columns: Sequence[str] | None = None) -> pa.Table:
     """Return all rows of several files of one schema as one table."""
-    return pa.concat_tables([pq.read_table(path, columns=columns and list(columns)) for path in paths])
+    return pa.concat_tables(
+        [pq.read_table(path, columns=columns and list(columns)) for path in paths]
+    )
 
 
 def num_rows(paths: Iterable[Path]) -> int:

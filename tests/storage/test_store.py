@@ -44,7 +44,7 @@ def write_part(workspace: Workspace, name: str, text: str) -> Counts:
 
 
 def test_a_committed_artifact_is_found_with_its_digest(tmp_path: Path) -> None:
-    """Catches a store that forgets, or a digest that depends on when or where a file was written."""
+    """Catches a store that forgets, or a digest that depends on when or where it was written."""
     one, two = Store(tmp_path / "a"), Store(tmp_path / "b")
     first = build(one, "k1", {"part-00000": "x", "part-00001": "y"})
     second = build(two, "k2", {"part-00000": "x", "part-00001": "y"})

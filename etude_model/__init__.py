@@ -1,0 +1,1 @@
+"""The model: its architecture, training, evaluation, inference and export."""

@@ -1,0 +1,1 @@
+"""Shards -> batches: position-addressed streams, so that a resume is one integer."""

@@ -1,0 +1,1 @@
+"""checkpoint -> figures: bits per byte, retrieval, samples."""

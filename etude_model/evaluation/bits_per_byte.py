@@ -1,0 +1,74 @@
+"""model + validation rows -> bits per byte, over all text and per language.
+
+Bits per byte compares models with different tokenizers, which a loss per token cannot: the nats
+of all targets, in bits, over the UTF-8 bytes those targets stand for. Special tokens stand for no
+text, so they count on neither side. A Chinese character is three bytes, hence a zh figure is to
+be read beside other zh figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from etude_model.data.lm import IGNORED, TokenBatch
+from etude_model.model.transformer import Etude
+from etude_model.training.precision import autocast
+
+
+def _go_on() -> None:
+    """Do nothing: the check of an evaluation that nobody stops."""
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: Etude,
+    batches: Iterable[tuple[str, TokenBatch]],
+    token_bytes: np.ndarray,
+    *,
+    dtype: torch.dtype = torch.float32,
+    document_mask: bool = True,
+    check: Callable[[], None] = _go_on,
+) -> dict[str, float]:
+    """Return {"bits_per_byte", "bits_per_byte/en", ...} over (language, batch) pairs.
+
+    `check` is called before each batch and may raise, so that a long evaluation can be left.
+    A language without a single text target is left out.
+    """
+    device = next(model.parameters()).device
+    nats: dict[str, float] = defaultdict(float)
+    num_bytes: dict[str, int] = defaultdict(int)
+    for language, batch in batches:
+        check()
+        batch = without_specials(batch, token_bytes)
+        num_bytes[language] += batch.num_target_bytes(token_bytes)
+        there = batch.to(device)
+        with autocast(device, dtype):
+            hidden_BTD = model(
+                there.tokens_BT, segments_BT=there.segments_BT if document_mask else None
+            )
+            total, _ = model.loss(hidden_BTD, there.targets_BT)
+        nats[language] += float(total)
+    figures = {}
+    if sum(num_bytes.values()):
+        figures["bits_per_byte"] = to_bits(sum(nats.values()), sum(num_bytes.values()))
+    for language in sorted(nats):
+        if num_bytes[language]:
+            figures[f"bits_per_byte/{language}"] = to_bits(nats[language], num_bytes[language])
+    return figures
+
+
+def to_bits(nats: float, num_bytes: int) -> float:
+    """Return nats over bytes as bits per byte; NaN where there are no bytes."""
+    return nats / math.log(2) / num_bytes if num_bytes else math.nan
+
+
+def without_specials(batch: TokenBatch, token_bytes: np.ndarray) -> TokenBatch:
+    """Return the batch with targets that stand for no text ignored."""
+    targets = batch.targets_BT
+    is_text = torch.from_numpy(token_bytes > 0)[targets.clamp(min=0)]
+    return TokenBatch(batch.tokens_BT, targets.where(is_text, IGNORED), batch.segments_BT)

@@ -1,0 +1,1 @@
+"""checkpoint -> files that other programs load: Hugging Face transformers and PEFT."""

@@ -1,0 +1,1 @@
+"""Using a checkpoint: load, generate, stream text, embed."""

@@ -1,0 +1,1 @@
+"""What happens, in order: the Prefect flows, the recipes and the `etude` command."""

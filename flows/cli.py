@@ -1,0 +1,470 @@
+"""The `etude` command: run the way, look at what it left, talk to what it made.
+
+Every command takes `--json` and then prints one JSON object as its last line. Exit codes: 0 done,
+2 bad input (one line says what and what to do), 75 stopped on request and resumable, 1 a bug.
+Heavy modules are imported inside the commands: `--help` has to be quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from storage.errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput, Stopped
+from storage.store import Store
+from tasks.environment import prepare
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tasks.stage import StageResult
+
+P = ParamSpec("P")
+app = typer.Typer(
+    name="etude",
+    help="From a Wikipedia dump to a small language model you can trace, retry and talk to.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change: clean.min_chars=500 …")
+]
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name (demo, simplewiki, …) or file.")]
+Checkpoint = Annotated[
+    str, typer.Argument(help="A checkpoint: latest, a key or its beginning, or a folder.")
+]
+
+
+def main() -> None:
+    """Run the command line; turn the errors meant for users into one line and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except BadInput as error:
+        _fail(str(error), EXIT_BAD_INPUT)
+    except Stopped as error:
+        _fail(str(error), EXIT_STOPPED)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; run the same command again to go on", EXIT_STOPPED)
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        _fail(f"the disk is full ({error}); free some space and run the same command again", 1)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            text = error.format_message() if hasattr(error, "format_message") else str(error)
+            _fail(text, EXIT_BAD_INPUT)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    print(f"etude: {line}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False))
+    sys.exit(code)
+
+
+def _answer(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False))
+
+
+def _console(as_json: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=as_json, highlight=False)
+
+
+def _quietly(function: Callable[P, None]) -> Callable[P, None]:
+    """Keep Prefect's and MLflow's own lines off the terminal; they stay in the logs and pages."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_TASK_RUNS_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        function(*args, **kwargs)
+
+    return wrapped
+
+
+@app.command()
+@_quietly
+def run(recipe: RecipeName = "demo", overrides: Overrides = None, json_: Json = False) -> None:
+    """Run the whole way in this process; what is there already is reused.
+
+    Example: etude run demo clean.min_chars=500
+    """
+    _run_flow("end_to_end", recipe, overrides, json_)
+
+
+@app.command()
+@_quietly
+def stage(
+    name: Annotated[str, typer.Argument(help="corpus, pretrain, semantic, sft, lora or train.")],
+    recipe: RecipeName = "demo",
+    overrides: Overrides = None,
+    json_: Json = False,
+) -> None:
+    """Run one stage and what it needs, reusing what is there.
+
+    Example: etude stage sft demo sft.num_steps=400
+    """
+    flows = {"corpus": "corpus", "train": "train"}
+    flows |= {name: f"{name}_flow" for name in ("pretrain", "semantic", "sft", "lora")}
+    if name not in flows:
+        raise BadInput(f"no stage {name!r}; choose one of {', '.join(flows)}")
+    _run_flow(flows[name], recipe, overrides, json_)
+
+
+def _run_flow(flow_name: str, recipe: str, overrides: list[str] | None, as_json: bool) -> None:
+    prepare()
+    from flows.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides or [])  # refused before anything is started
+    from flows import etude, local, terminal
+    from tasks.stage import listening
+
+    local.use_running_server()
+    console = _console(as_json)
+    with terminal.LiveStages(console) as live, listening(live):
+        getattr(etude, flow_name)(settings)
+    terminal.print_summary(console, live.results)
+    if flow_name == "end_to_end":
+        console.print(_next_steps(), markup=False)
+    _answer({"stages": [_result(one) for one in live.results]}, as_json)
+
+
+def _result(result: StageResult) -> dict[str, Any]:
+    return {
+        "stage": result.stage,
+        "label": result.label,
+        "reused": result.reused,
+        "kind": result.ref.kind,
+        "key": result.ref.key,
+        "digest": result.ref.digest,
+        "counts": result.manifest.counts.to_json(),
+        "seconds": round(result.seconds, 2),
+    }
+
+
+def _next_steps() -> str:
+    program = Path(sys.argv[0])
+    here = Path.cwd()
+    name = str(program.relative_to(here)) if program.is_relative_to(here) else "etude"
+    return (
+        "Go on with\n"
+        f"  {name} chat latest     talk to the model\n"
+        f"  {name} up              open Prefect and MLflow on 127.0.0.1, with this run in them\n"
+        f"  {name} show release:latest --lineage     see what the model was made from"
+    )
+
+
+@app.command()
+def extract(
+    dump: Annotated[Path, typer.Argument(help="A dump file: XML, plain or bz2, gz, xz.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write documents into.")],
+    overrides: Overrides = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Also write documents.jsonl.")] = False,
+    json_: Json = False,
+) -> None:
+    """Turn a dump file into documents, without flow, server or store.
+
+    Example: etude extract simplewiki.xml.bz2 documents clean.min_chars=500
+    """
+    from rich.progress import Progress
+
+    from flows.extract_dump import extract_documents
+
+    console = _console(json_)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        lines: dict[str, Any] = {}
+
+        def progress(name: str, done: float, total: float | None, unit: str) -> None:
+            if name not in lines:
+                lines[name] = bars.add_task(name, total=total)
+            bars.update(lines[name], completed=done, total=total)
+
+        counts = extract_documents(dump, out, overrides or [], jsonl=jsonl, progress=progress)
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(counts.dropped.items()))
+    console.print(f"{counts.seen:,} pages, {counts.kept:,} documents in {out}; dropped: {reasons}")
+    _answer({"folder": str(out), "counts": counts.to_json()}, json_)
+
+
+@app.command("ls")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind: pages, shards, …")] = None,
+    json_: Json = False,
+) -> None:
+    """List the artifacts, the one used last first.
+
+    Example: etude ls checkpoint
+    """
+    from flows.terminal import artifact_table
+
+    rows = Store().artifacts(kind)
+    if not rows and not json_:
+        raise BadInput(f"nothing in {Store().root} yet; start with `etude run demo`")
+    if not json_:
+        _console(json_).print(artifact_table(rows))
+    _answer({"artifacts": [manifest.to_json() | {"files": None} for _, manifest in rows]}, json_)
+
+
+@app.command()
+def show(
+    ref: Annotated[str, typer.Argument(help="kind:latest, a key or its beginning.")],
+    ledger: Annotated[bool, typer.Option(help="What was dropped, and why.")] = False,
+    lineage: Annotated[bool, typer.Option(help="What it was made from.")] = False,
+    find: Annotated[str, typer.Option(help="With --ledger: only ids or titles holding this.")] = "",
+    json_: Json = False,
+) -> None:
+    """Show one artifact: its manifest, its ledger or its lineage.
+
+    Example: etude show documents:latest --ledger --find Anarchism
+    """
+    from rich.markdown import Markdown
+
+    store = Store()
+    artifact = store.resolve(ref)
+    manifest = store.manifest(artifact)
+    console = _console(json_)
+    if lineage:
+        tree = store.lineage(artifact)
+        for depth, found, name in tree:
+            console.print(f"{'  ' * depth}{name}{'' if found else '  (no longer in the store)'}")
+        _answer({"lineage": [[depth, name] for depth, _, name in tree]}, json_)
+    elif ledger:
+        from storage.formats.table import read_rows
+
+        wanted = find.casefold()
+        dropped = [
+            row
+            for row in read_rows(artifact.files("ledger.parquet"))
+            if wanted in f"{row['id']} {row['title']}".casefold()
+        ]
+        for row in [] if json_ else dropped:
+            detail = f"  {row['detail']}" if row["detail"] else ""
+            print(f"{row['reason']:<16} {row['id']:<20} {row['title']}{detail}")
+        counts = manifest.counts
+        console.print(f"{len(dropped):,} of {counts.seen:,} rows dropped", markup=False)
+        _answer({"counts": counts.to_json(), "dropped": dropped}, json_)
+    else:
+        from tasks.report import report_markdown
+
+        console.print(Markdown(report_markdown(artifact, manifest)))
+        _answer(manifest.to_json(), json_)
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    prompts: Annotated[list[str], typer.Argument(help="One or more beginnings of a text.")],
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 is always the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")] = 0.95,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Continue texts.
+
+    Example: etude generate latest "The Moon is" "水是" --temperature 0.7
+    """
+    from etude_model.inference.load import load_checkpoint
+    from flows.talk import continue_texts, sampling
+
+    settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    loaded = load_checkpoint(_checkpoint_folder(checkpoint))
+    texts = continue_texts(loaded, prompts, settings)
+    for prompt, text in [] if json_ else zip(prompts, texts, strict=True):
+        print(f"{prompt}{text['text']}\n")
+    _answer({"completions": texts}, json_)
+
+
+@app.command()
+def chat(
+    checkpoint: Checkpoint = "latest",
+    system: Annotated[str, typer.Option(help="What the model should be.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Most tokens in an answer.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 is always the likeliest token.")] = 0.3,
+    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")] = 0.9,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Talk with a checkpoint; lines come from the terminal or a pipe, an empty line ends it.
+
+    Example: echo "What is the Moon?" | etude chat latest
+    """
+    from etude_model.inference.load import load_checkpoint
+    from flows.talk import dialogue, sampling
+
+    settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    loaded = load_checkpoint(_checkpoint_folder(checkpoint))
+    messages = dialogue(loaded, settings, system=system, quiet=json_)
+    _answer({"messages": messages}, json_)
+
+
+@app.command()
+def embed(checkpoint: Checkpoint, json_: Json = False) -> None:
+    """Write the embeddings of the lines of standard input as an .npy file to standard output.
+
+    Example: etude embed latest < lines.txt > lines.npy
+    """
+    import numpy as np
+
+    from etude_model.inference.load import load_checkpoint
+    from flows.talk import embed_lines
+
+    if sys.stdout.isatty() and not json_:
+        raise BadInput("embeddings are binary; send them to a file: etude embed CKPT < lines > npy")
+    loaded = load_checkpoint(_checkpoint_folder(checkpoint))
+    vectors = embed_lines(loaded, [line.rstrip("\n") for line in sys.stdin])
+    if json_:
+        _answer({"embeddings": vectors.tolist()}, json_)
+    else:
+        np.save(sys.stdout.buffer, vectors)
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    format_: Annotated[str, typer.Option("--format", help="hf or peft.")] = "hf",
+    json_: Json = False,
+) -> None:
+    """Write a checkpoint in a format that other programs load.
+
+    Example: etude export latest ./my-model --format hf
+    """
+    from etude_model.export.huggingface import export_huggingface
+    from etude_model.export.peft import export_peft
+
+    writers = {"hf": export_huggingface, "peft": export_peft}
+    if format_ not in writers:
+        raise BadInput(f"--format {format_} is unknown; choose one of {', '.join(writers)}")
+    folder = writers[format_](_checkpoint_folder(checkpoint), out)
+    if not json_:
+        print(folder)
+    _answer({"folder": str(folder), "format": format_}, json_)
+
+
+def _checkpoint_folder(text: str) -> Path:
+    """Return the folder a CKPT names: a folder with a model in it, or an artifact of the store."""
+    folder = Path(text)
+    if folder.is_dir():
+        return folder
+    return Store().resolve(text, kind="checkpoint").path
+
+
+@app.command()
+@_quietly
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 5000,
+    json_: Json = False,
+) -> None:
+    """Start the Prefect server, a worker, the deployments and MLflow, all on 127.0.0.1.
+
+    Example: etude up && prefect deployment run etude/end-to-end
+    """
+    from flows import local
+
+    console = _console(json_)
+    started = local.up(
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+        say=lambda line: console.print(line, markup=False),
+    )
+    for service in started:
+        if service.url:
+            console.print(f"{service.name:<16}{service.url}", markup=False)
+    console.print(
+        "In this folder `prefect` now talks to that server; elsewhere set "
+        f"PREFECT_API_URL={local.prefect_url(prefect_port)}",
+        markup=False,
+    )
+    _answer({"services": [local.describe(service) for service in started]}, json_)
+
+
+@app.command()
+def down(json_: Json = False) -> None:
+    """Stop all that `etude up` started.
+
+    Example: etude down
+    """
+    from flows import local
+
+    console = _console(json_)
+    stopped = local.down(say=lambda line: console.print(line, markup=False))
+    if not stopped:
+        console.print("nothing was up")
+    _answer({"stopped": [service.name for service in stopped]}, json_)
+
+
+@app.command()
+def status(json_: Json = False) -> None:
+    """Tell which local services run.
+
+    Example: etude status
+    """
+    from flows import local
+
+    running = local.services()
+    console = _console(json_)
+    for service in running:
+        console.print(f"{service.name:<16}pid {service.pid:<8}{service.url}", markup=False)
+    if not running:
+        console.print("nothing is up; `etude up` starts Prefect and MLflow")
+    _answer({"services": [local.describe(service) for service in running]}, json_)
+
+
+@app.command()
+@_quietly
+def recover(
+    delete_partials: Annotated[
+        bool, typer.Option(help="Also delete half-built artifacts (they are what a retry reuses).")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """After a crash: end the runs whose process is gone, so that they can be retried.
+
+    Example: etude recover
+    """
+    from flows import local
+    from flows.recover import crash_dead_flow_runs
+    from tasks import tracking
+
+    local.use_running_server()
+    closed = tracking.close_dead_runs()
+    crashed = crash_dead_flow_runs()
+    partials = Store().collect_partials() if delete_partials else []
+    console = _console(json_)
+    console.print(
+        f"{len(crashed)} Prefect runs set to Crashed, {len(closed)} MLflow runs to KILLED, "
+        f"{len(partials)} partial artifacts deleted"
+    )
+    for run_id in crashed:
+        console.print(f"  prefect flow-run retry {run_id}", markup=False)
+    names = [f"{path.parent.name}/{path.name}" for path in partials]
+    _answer({"flow_runs": crashed, "mlflow_runs": closed, "partials": names}, json_)
+
+
+if __name__ == "__main__":
+    main()

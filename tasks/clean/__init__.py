@@ -1,0 +1,1 @@
+"""The clean room: wikitext becomes training text."""

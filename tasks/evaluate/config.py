@@ -1,0 +1,32 @@
+"""Knobs of the stage checkpoint -> report."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from storage.config import Config
+
+
+class EvaluateConfig(Config):
+    """How much of the held-out data is looked at, and what is written for people to read."""
+
+    num_rows: int = Field(128, ge=1)
+    """Held-out rows of text, and as many of dialogues, for bits per byte; shared by languages."""
+    num_pairs: int = Field(256, ge=2)
+    """Held-out pairs that are ranked against each other; the fewer, the easier the ranking."""
+    num_answers: int = Field(16, ge=1)
+    """Held-out dialogues that are answered, to count the answers that come to an end."""
+    num_samples: int = Field(3, ge=0)
+    """Samples of each checkpoint and language in the report."""
+    prompt_tokens: int = Field(16, ge=1)
+    """Tokens of a held-out text that a checkpoint of the base stages continues."""
+    max_new_tokens: int = Field(48, ge=1)
+    """Most tokens of a continuation or an answer."""
+    temperature: float = Field(0.8, ge=0, le=5)
+    """Of continuations; answers always take the likeliest token."""
+    seed: int = Field(0, ge=0)
+    """Decides the continuations."""
+    batch_size: int = Field(32, ge=1, json_schema_extra={"key": False})
+    """Rows computed at once; changes memory, and the result by rounding only."""
+    device: str = Field("auto", json_schema_extra={"key": False})
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""

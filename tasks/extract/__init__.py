@@ -1,0 +1,1 @@
+"""The extract room: the XML of a dump becomes one row per page."""

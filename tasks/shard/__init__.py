@@ -1,0 +1,1 @@
+"""passages / pairs / dialogues + tokenizer -> shards."""

@@ -1,0 +1,1 @@
+"""The training room: one child process, four stages."""

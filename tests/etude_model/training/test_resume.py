@@ -1,0 +1,250 @@
+"""The signature test: killed at random steps and resumed = never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from etude_model.training.events import EventLog, read_events
+from etude_model.training.run import EVENTS_FILE, build_trainer, read_run
+from storage.artifact import sha256_file
+from storage.errors import BadInput, Stopped
+
+STAGES = ("pretrain", "semantic", "sft", "lora")
+
+
+def train(run_dir: Path, kill_after: int | None = None, stop_after: int | None = None) -> None:
+    """Train in this process; kill it with SIGKILL, or ask it to stop, after so many steps."""
+    made = 0
+    trainer = build_trainer(read_run(run_dir), run_dir, stop=lambda: made == stop_after)
+    log = EventLog(run_dir / EVENTS_FILE)
+    for event in trainer.events():
+        log.write(event)
+        made += event["kind"] == "step"
+        if made == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+    log.close()
+
+
+def train_in_child(run_dir: Path, kill_after: int | None = None) -> int | None:
+    """Train in a process of its own and return its exit code; -9 is SIGKILL."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["etude_model.training.run", "torch._dynamo"])
+    child = context.Process(target=train, args=(run_dir, kill_after))
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def events_of(run_dir: Path) -> list[dict]:
+    """Return the events that a run has written."""
+    return [event for _, event in read_events(run_dir / EVENTS_FILE)]
+
+
+def results(run_dir: Path) -> dict[str, str]:
+    """Return the digests of the finished checkpoint's files."""
+    return {path.name: sha256_file(path) for path in sorted(run_dir.iterdir()) if path.is_file()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_three_times_equals_never(stage, write_run, tmp_path):
+    """Catches whatever a resume forgets: moments, schedule, data position, dropout, evaluations."""
+    straight = write_run(tmp_path / "straight", stage)
+    assert train_in_child(straight) == 0
+    killed = write_run(tmp_path / "killed", stage)
+    generator = random.Random(stage)
+    for _ in range(3):  # at most 3 steps of each attempt become durable, of 12
+        assert train_in_child(killed, kill_after=generator.randint(1, 5)) == -signal.SIGKILL
+    assert train_in_child(killed) == 0
+
+    expected = results(straight)
+    assert {"model.safetensors", "config.json", "tokenizer.model", "training.json"} <= set(expected)
+    assert results(killed) == expected
+    name = "adapter.safetensors" if stage == "lora" else "model.safetensors"
+    one, other = load_file(straight / name), load_file(killed / name)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not (killed / "steps").exists()
+    # All steps that any attempt made show the loss of the uninterrupted run.
+    losses = {event["step"]: event["loss"] for event in events_of(straight) if "loss" in event}
+    assert all(losses[e["step"]] == e["loss"] for e in events_of(killed) if "loss" in e)
+    assert [event["kind"] for event in events_of(killed)].count("start") == 4
+
+
+def test_killed_in_bfloat16_with_two_threads_equals_never(write_run, tmp_path):
+    """Catches sums whose order is left to chance once several threads share them."""
+    knobs = {"threads": 2, "precision": "bfloat16", "num_steps": 6, "evaluation_rows": 2}
+    straight = write_run(tmp_path / "straight", "pretrain", **knobs)
+    assert train_in_child(straight) == 0
+    killed = write_run(tmp_path / "killed", "pretrain", **knobs)
+    assert train_in_child(killed, kill_after=5) == -signal.SIGKILL
+    assert train_in_child(killed) == 0
+    assert results(killed) == results(straight)
+
+
+@pytest.mark.parametrize("stage", ("semantic", "lora"))
+def test_checkpoint_of_a_resumed_run_is_the_same_bytes(stage, write_run, tmp_path):
+    """Catches moments that differ although the weights still agree."""
+    straight, resumed = (write_run(tmp_path / name, stage) for name in ("straight", "resumed"))
+    with pytest.raises(Stopped):
+        train(straight, stop_after=8)
+    for steps in (1, 4, 3):
+        with pytest.raises(Stopped):
+            train(resumed, stop_after=steps)
+    folders = [folder / "steps" / "step_00000008" for folder in (straight, resumed)]
+    assert results(folders[0]) == results(folders[1])
+
+
+def test_lora_leaves_the_base_as_it_was(write_run, parent_checkpoint, tmp_path):
+    """Catches adapters merged into, or trained together with, the base."""
+    run_dir = write_run(tmp_path / "run", "lora", num_steps=3)
+    train(run_dir)
+    base, parent = run_dir / "model.safetensors", parent_checkpoint / "model.safetensors"
+    assert sha256_file(base) == sha256_file(parent)
+    adapter = load_file(run_dir / "adapter.safetensors")
+    assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    assert json.loads((run_dir / "adapter.json").read_text())["rank"] == 2
+
+
+@pytest.mark.parametrize("victim", ("model.safetensors", "optimizer.safetensors", "state.json"))
+def test_torn_checkpoint_falls_back_to_the_one_before(victim, write_run, tmp_path):
+    """Catches trust in a file that a crash or a disk left short."""
+    straight = write_run(tmp_path / "straight", "sft")
+    train(straight)
+    torn = write_run(tmp_path / "torn", "sft")
+    with pytest.raises(Stopped):
+        train(torn, stop_after=7)
+    steps = torn / "steps"
+    assert sorted(path.name for path in steps.iterdir()) == ["step_00000006", "step_00000007"]
+    path = steps / "step_00000007" / victim
+    path.write_bytes(path.read_bytes()[:-5])
+    (steps / "step_00000009.tmp").mkdir()
+    train(torn)
+    starts = [event["step"] for event in events_of(torn) if event["kind"] == "start"]
+    warnings = [event["message"] for event in events_of(torn) if event["kind"] == "warning"]
+    assert starts == [0, 6]
+    assert len(warnings) == 1 and victim in warnings[0]
+    assert results(torn) == results(straight)
+
+
+def test_other_micro_batch_size_goes_on_to_nearly_the_same(write_run, tmp_path):
+    """Catches a batch order or a loss that depends on the micro-batch."""
+    folders = []
+    for second in (8, 2):
+        run_dir = write_run(tmp_path / str(second), "sft", learning_rate=1e-3)
+        with pytest.raises(Stopped):
+            train(run_dir, stop_after=5)
+        path = run_dir / "logs" / "run.json"
+        run = json.loads(path.read_text())
+        run["train"]["micro_batch_size"] = second
+        path.write_text(json.dumps(run))
+        train(run_dir)
+        folders.append(load_file(run_dir / "model.safetensors"))
+    for name, tensor in folders[0].items():
+        assert torch.allclose(tensor, folders[1][name], atol=1e-6, rtol=0), name
+
+
+def test_stop_before_the_first_step(write_run, tmp_path):
+    """Catches a checkpoint that needs moments, and a stop that waits for the first evaluation."""
+    straight, stopped = (write_run(tmp_path / name, "sft") for name in ("straight", "stopped"))
+    train(straight)
+    with pytest.raises(Stopped):
+        train(stopped, stop_after=0)
+    assert [event["kind"] for event in events_of(stopped)] == ["start", "checkpoint", "stopped"]
+    train(stopped)
+    assert results(stopped) == results(straight)
+
+
+def test_other_config_is_refused(write_run, tmp_path):
+    """Catches half a run with one learning rate and half with another."""
+    run_dir = write_run(tmp_path / "run", "sft")
+    with pytest.raises(Stopped):
+        train(run_dir, stop_after=2)
+    path = run_dir / "logs" / "run.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.01', '"learning_rate": 0.02'))
+    with pytest.raises(BadInput, match="another config"):
+        train(run_dir)
+
+
+def test_finished_run_is_not_trained_again(write_run, tmp_path):
+    """Catches a retry that overwrites a finished checkpoint."""
+    run_dir = write_run(tmp_path / "run", "pretrain", num_steps=3)
+    train(run_dir)
+    expected = results(run_dir)
+    train(run_dir)
+    assert results(run_dir) == expected
+    assert [event["kind"] for event in events_of(run_dir)].count("start") == 1
+
+
+def command(run_dir: Path) -> list[str]:
+    """Return the command line that trains a run."""
+    return [sys.executable, "-m", "etude_model.training", str(run_dir)]
+
+
+def wait_for(run_dir: Path, kind: str, number: int = 1) -> list[dict]:
+    """Wait until a run has written so many events of a kind."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [event for event in events_of(run_dir) if event["kind"] == kind]
+        if len(found) >= number:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"no {kind} event within a minute")
+
+
+def test_sigterm_leaves_a_checkpoint_and_resumes(write_run, tmp_path):
+    """Catches a stop that loses the step in hand, and wrong exit codes of the real command."""
+    many = {"num_steps": 200, "checkpoint_every": 1000, "evaluate_every": 1000}
+    straight = write_run(tmp_path / "straight", "pretrain", **many)
+    train(straight)
+    run_dir = write_run(tmp_path / "run", "pretrain", **many)
+    child = subprocess.Popen(command(run_dir))
+    wait_for(run_dir, "step", 5)
+    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 75
+    kinds = [event["kind"] for event in events_of(run_dir)]
+    assert kinds[-2:] == ["checkpoint", "stopped"]
+    stopped = events_of(run_dir)[-1]["step"]
+    assert 5 <= stopped < 200
+    train(run_dir)
+    assert [e["step"] for e in events_of(run_dir) if e["kind"] == "start"] == [0, stopped]
+    assert results(run_dir) == results(straight)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+def test_orphan_stops_with_a_checkpoint(write_run, tmp_path):
+    """Catches training that goes on for nobody after its flow was killed."""
+    run_dir = write_run(tmp_path / "run", "pretrain", num_steps=100_000, parent_pid=-1)
+    code = (
+        "import json, os, pathlib, subprocess, sys, time\n"
+        f"path = pathlib.Path({str(run_dir / 'logs' / 'run.json')!r})\n"
+        "run = json.loads(path.read_text()) | {'parent_pid': os.getpid()}\n"
+        "path.write_text(json.dumps(run))\n"
+        f"subprocess.Popen({command(run_dir)!r})\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(run_dir, "step", 2)
+    parent.kill()
+    parent.wait()
+    assert wait_for(run_dir, "stopped")
+
+
+def test_bad_config_has_its_own_exit_code(tmp_path):
+    """Catches a retry loop over a config that can never work, and a traceback instead of a line."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "run.json").write_text('{"stage": "sft", "train": {"stpes": 3}}')
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert "stpes" in done.stderr and len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,137 @@
+"""The command line: bad input is one line and exit code 2, help has examples."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMANDS = (
+    "run", "stage", "extract", "ls", "show", "generate", "chat", "embed", "export", "up", "down",
+    "status", "recover",
+)  # fmt: skip
+DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">
+<siteinfo><sitename>T</sitename><dbname>testwiki</dbname><base>https://t.example/wiki/Main</base>
+<case>first-letter</case><namespaces><namespace key="0" case="first-letter" />
+<namespace key="10" case="first-letter">Template</namespace></namespaces></siteinfo>
+{pages}</mediawiki>"""
+
+
+def etude(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, in a home of its own."""
+    environment = {"ETUDE_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(home.parent)}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        cwd=REPOSITORY,
+        env=environment,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str, tmp_path: Path) -> None:
+    """Catches a help page that lists options and leaves the user to guess the rest."""
+    done = etude(tmp_path, command, "--help")
+    assert done.returncode == 0
+    assert "Example: " in done.stdout and f"etude {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nothing"], "no recipe 'nothing'"),
+        (["run", "demo", "clean.min_char=5"], "clean.min_char: Extra inputs"),
+        (["run", "demo", "pretrain.model.num_heads=5"], "num_heads=5 is not a multiple"),
+        (["stage", "nothing"], "no stage 'nothing'"),
+        (["show", "pages:latest"], "no artifact 'pages:latest'"),
+        (["ls"], "nothing in"),
+        (["ls", "nouns"], "unknown kind 'nouns'"),
+        (["generate", "latest", "x"], "no artifact 'latest'"),
+        (["export", "latest", "x", "--format", "exe"], "--format exe is unknown"),
+        (["run", "--nothing"], "No such option"),
+        (["nothing"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    """Catches a traceback, a wrong exit code, or silence, where the user made a mistake."""
+    done = etude(tmp_path / "home", *arguments, "--json")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["exit_code"] == 2 and words in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.xml", None, "is not there"),
+        ("empty.xml", b"", "is empty"),
+        ("text.xml", b"hello, this is not XML", "not XML"),
+        ("page.xml", b"<html><body/></html>", "not a MediaWiki export"),
+        ("none.xml", DUMP.format(pages="").encode(), "no article"),
+        (
+            "cut.xml.bz2",
+            bz2.compress(DUMP.format(pages="<page>" * 400).encode())[:-20],
+            "truncated",
+        ),
+        (
+            "bomb.xml",
+            b'<?xml version="1.0"?><!DOCTYPE m [<!ENTITY a "aaaa">]><mediawiki>&a;</mediawiki>',
+            "DOCTYPE",
+        ),
+    ],
+)
+def test_a_bad_dump_is_refused_and_leaves_nothing(
+    name: str, content: bytes | None, words: str, tmp_path: Path
+) -> None:
+    """Catches a bad dump that crashes with a traceback or leaves a half artifact behind."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    source = f"[{{kind: file, wiki: testwiki, path: {tmp_path / name}}}]"
+    done = etude(tmp_path / "home", "run", "demo", f"fetch={source}")
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert words.lower() in line.lower(), line
+    assert "Traceback" not in done.stderr + done.stdout
+    store = tmp_path / "home" / "store"
+    assert list(store.glob("*/*.partial")) == []
+    assert {path.parent.name for path in store.glob("*/*")} <= {"dump"}
+
+
+def test_an_artifact_is_listed_shown_and_explained(tmp_path: Path) -> None:
+    """Catches `ls`, `show`, its ledger and its lineage drifting from what the store holds."""
+    from storage.artifact import Counts
+    from storage.formats.schemas import LEDGER
+    from storage.formats.table import write_table
+    from storage.store import Store
+
+    store = Store(tmp_path)
+    with store.building("documents", "abc123") as workspace:
+
+        def fill(folder: Path) -> Counts:
+            row = {"id": "enwiki:7", "title": "Too Short", "reason": "too_short", "detail": None}
+            write_table(folder / "ledger.parquet", [row], LEDGER)
+            return Counts(2, 1, {"too_short": 1})
+
+        counts = workspace.part("part-00000", fill)
+        store.commit(
+            workspace, stage="clean", version=1, config={}, inputs={}, counts=counts, seconds=1
+        )
+    listed = json.loads(etude(tmp_path, "ls", "--json").stdout.splitlines()[-1])
+    assert [one["key"] for one in listed["artifacts"]] == ["abc123"]
+    shown = etude(tmp_path, "show", "abc")
+    assert "too_short" in shown.stdout and shown.returncode == 0
+    ledger = etude(tmp_path, "show", "documents:latest", "--ledger", "--find", "too s")
+    assert "Too Short" in ledger.stdout and "1 of 2 rows dropped" in ledger.stdout
+    assert "documents:abc123" in etude(tmp_path, "show", "abc", "--lineage").stdout
