@@ -94,6 +94,7 @@ def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> li
         "PREFECT_API_URL": url + "/api",
         "PREFECT_UI_API_URL": url + "/api",
         "ETUDE_MLFLOW_URL": mlflow_url,
+        "PWD": str(REPOSITORY),  # prefect.yaml's working directory for flow runs
     }
     started: list[Service] = []
 
