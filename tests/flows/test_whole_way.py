@@ -13,28 +13,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = [
-    "fetch=[{kind: file, wiki: zhwiki, path: 'recipe:demo/zhwiki-demo.xml'}]",
-    "train_tokenizer.vocab_size=2400",
-    "shard.context_length=64",
-    "shard.query_length=16",
-    "shard.positive_length=48",
-    "pretrain.model={hidden_size: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16,"
-    " intermediate_size: 64, context_length: 64}",
-    *[
-        f"{stage}={{num_steps: 6, batch_size: 4, warmup_steps: 1, checkpoint_every: 2,"
-        f" evaluate_every: 3, threads: 1}}"
-        for stage in ("sft", "lora")
-    ],
-    "pretrain.num_steps=8",
-    "pretrain.batch_size=4",
-    "pretrain.warmup_steps=1",
-    "pretrain.checkpoint_every=3",
-    "semantic={num_steps: 6, batch_size: 4, pair_batch_size: 8, warmup_steps: 1,"
-    " checkpoint_every: 2, evaluate_every: 3, matryoshka_dims: [16], evaluation_pairs: 16}",
-    "evaluate={num_rows: 8, num_pairs: 16, num_answers: 4, num_samples: 1, prompt_tokens: 4,"
-    " max_new_tokens: 8}",
-]
+TINY = str(Path(__file__).with_name("tiny.yaml"))
 ORDER = (
     "fetch", "extract", "clean", "dedup", "cut", "pair", "format_sft", "format_sft",
     "train_tokenizer", "shard-lm", "shard-pairs", "shard-sft", "shard-sft", "pretrain", "semantic",
@@ -58,7 +37,7 @@ def etude(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
 
 def run(home: Path, *overrides: str) -> list[dict[str, Any]]:
     """Run the tiny way; return what each stage did."""
-    done = etude(home, "run", "demo", *TINY, *overrides, "--json")
+    done = etude(home, "run", TINY, *overrides, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     stages: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])["stages"]
     return stages
@@ -109,7 +88,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_depends_on_it(copy: Path) -
 def test_a_deleted_shard_is_rebuilt_and_nothing_else(
     first: tuple[Path, list[dict[str, Any]]], copy: Path
 ) -> None:
-    """Catches a dead path that is handed out as reused, and a rebuild of its whole neighbourhood."""
+    """Catches a dead path handed out as reused, and a rebuild of its whole neighbourhood."""
     shards = next(stage for stage in first[1] if stage["stage"] == "shard-lm")
     folder = copy / "store" / "shards" / shards["key"]
     victims = sorted(folder.glob("train-*/tokens.parquet"))
@@ -173,15 +152,35 @@ def test_people_can_talk_to_what_was_made(copy: Path, tmp_path: Path) -> None:
     assert again.returncode == 2 and "Traceback" not in again.stderr
 
 
+LOOKING = (
+    "ls",
+    "show documents:latest",
+    "show documents:latest --ledger --find Aristotle",
+    "show release:latest --lineage",
+    "status",
+)
+
+
+@pytest.mark.parametrize("line", LOOKING)
+def test_people_can_look_at_what_was_made(
+    line: str, first: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    """Catches a README command that fails on a real store."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"etude {line}" in readme
+    done = etude(first[0], *line.split())
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
 @pytest.mark.slow
 def test_kill_9_at_any_moment_changes_no_byte(tmp_path: Path) -> None:
     """Catches a half artifact taken for whole, an inexact resume, and a curve with a step twice.
 
     Runs the script that also does this for the whole demo, on the tiny way.
     """
-    script = REPOSITORY / "benchmarks" / "kill_and_resume.py"
+    script = str(REPOSITORY / "benchmarks" / "kill_and_resume.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--kills", "3", "--keep", str(tmp_path), "--overrides", *TINY],
+        [sys.executable, script, "--recipe", TINY, "--kills", "3", "--keep", str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
