@@ -163,13 +163,13 @@ class TrainConfig(Config):
     """Longest gradient (global L2 norm)."""
     seed: int = Field(default=0, ge=0)
     """Decides fresh weights, the order of the data, dropout and samples."""
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1, json_schema_extra={"key": False})
     """Steps between two checkpoints from which a run can be taken up again."""
-    evaluate_every: int = Field(default=100, ge=1)
+    evaluate_every: int = Field(default=100, ge=1, json_schema_extra={"key": False})
     """Steps between two evaluations."""
     evaluation_rows: int = Field(default=64, ge=1)
     """Held-out rows that an evaluation reads, shared out among the languages."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra={"key": False})
     """How many of the newest step checkpoints to keep."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the matrix products; auto asks the processor, and times nothing."""

@@ -163,14 +163,14 @@ def _result(result: StageResult) -> dict[str, Any]:
 
 
 def _next_steps() -> str:
-    program = Path(sys.argv[0])
-    here = Path.cwd()
-    name = str(program.relative_to(here)) if program.is_relative_to(here) else "etude"
+    program, here = Path(sys.argv[0]), Path.cwd()
+    is_near = program.name == "etude" and program.is_relative_to(here)
+    name = str(program.relative_to(here)) if is_near else "etude"
     return (
         "Go on with\n"
         f"  {name} chat latest     talk to the model\n"
-        f"  {name} up              open Prefect and MLflow on 127.0.0.1, with this run in them\n"
-        f"  {name} show release:latest --lineage     see what the model was made from"
+        f"  {name} up              Prefect and MLflow on 127.0.0.1, with this run in them\n"
+        f"  {name} show release:latest --lineage   what the model was made from"
     )
 
 

@@ -59,7 +59,7 @@ def _recorded(name: str, recipe: Recipe) -> Iterator[None]:
     run_id = str(this_run.id)
     tags = {"prefect.url": this_run.ui_url or "", "etude.flow": name}
     params = recipe.model_dump(mode="json")
-    with tracking.flow_run(run_id, this_run.name or name, params, tags) as mlflow_id:
+    with tracking.flow_run(run_id, f"{name} {this_run.name}", params, tags) as mlflow_id:
         link = tracking.run_url(mlflow_id)
         if link:
             create_link_artifact(link, link_text="MLflow run", key=f"{name}-mlflow")

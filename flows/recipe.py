@@ -39,8 +39,8 @@ class Recipe(Config):
 
     base: str | None = Field(default=None, json_schema_extra={"key": False})
     """Recipe that holds where this one is silent: a name under flows/recipes, or a path."""
-    fetch: tuple[FetchConfig, ...] = Field(min_length=1)
-    """The dumps to read; several wikis make one corpus."""
+    fetch: tuple[FetchConfig, ...] = ()
+    """The dumps to read, at least one; several wikis make one corpus."""
     extract: ExtractConfig = ExtractConfig()
     """dump -> pages."""
     clean: CleanConfig = CleanConfig()
@@ -81,6 +81,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if not self.fetch:  # not a length limit: the form would ask for it beside `base`
+            raise BadInput("fetch is empty; name at least one dump, or a recipe as `base`")
         model = self.pretrain.build_model(self.train_tokenizer.vocab_size)
         if self.shard.context_length > model.context_length:
             raise BadInput(

@@ -183,7 +183,6 @@ class Stage:
         store.touch(ref)
         manifest = store.manifest(ref)
         tracking.link_reused(self.name, label, ref, manifest)
-        logger.info("reused %s", ref)
         return StageResult(self.name, label, True, ref, manifest, time.monotonic() - began)
 
     def _make(

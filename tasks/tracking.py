@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from storage.artifact import ArtifactRef, Manifest
 from storage.store import etude_home
 from tasks.environment import prepare
+from tasks.report import report_markdown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -229,15 +230,19 @@ class StageRun:
         """Log what every finished stage has: its ledger, its manifest and its pictures."""
         counts = manifest.counts
         values: dict[str, float] = {
-            "rows_in": counts.seen,
-            "rows_kept": counts.kept,
-            "rows_out": counts.rows_out,
-            "bytes": manifest.num_bytes,
-            "seconds": manifest.seconds,
+            "ledger/rows_in": counts.seen,
+            "ledger/rows_kept": counts.kept,
+            "ledger/rows_out": counts.rows_out,
+            "ledger/bytes": manifest.num_bytes,
+            "ledger/seconds": manifest.seconds,
         }
         values |= {f"dropped/{reason}": number for reason, number in counts.dropped.items()}
-        self.log_values(values | dict(counts.metrics))
+        for name, value in counts.metrics.items():
+            if not name.startswith(("before/", "after/")):  # the ends of curves that are there
+                values[name if "/" in name else f"measure/{name}"] = value
+        self.log_values(values)
         client().set_tag(self.run_id, "etude.digest", ref.digest)
+        client().set_tag(self.run_id, "mlflow.note.content", report_markdown(ref, manifest))
         text = json.dumps(manifest.to_json(), ensure_ascii=False, indent=1)
         client().log_text(self.run_id, text, "manifest.json")
         self.log_folder(ref.path / "logs")

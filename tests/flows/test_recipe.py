@@ -30,7 +30,7 @@ def test_the_recipes_that_ship_are_whole(name: str) -> None:
         ("shard.context_length=4096", r"shard\.context_length=4096 is more than the model's 256"),
         ("pretrain.preset=giant", "preset='giant' is unknown"),
         ("semantic.warmup_steps=1000", "warmup_steps=1000 is more than num_steps"),
-        ("fetch=[]", "fetch: Tuple should have at least 1 item"),
+        ("fetch=[]", "fetch is empty; name at least one dump"),
         ("clean", "write section.field=value"),
         ("clean.min_chars=[", "the value is not YAML"),
         ("train_tokenizer.vocab_size=70000", "65536"),
@@ -83,6 +83,9 @@ def test_unknown_and_broken_recipes_are_refused(tmp_path: Path) -> None:
 
 def test_every_deployment_has_parameters_its_flow_takes() -> None:
     """Catches a deployment that would be refused, or run something else, when it is started."""
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.schema_tools.validation import validate
+
     import flows.etude as module
 
     deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
@@ -91,6 +94,8 @@ def test_every_deployment_has_parameters_its_flow_takes() -> None:
     assert names == {"end-to-end", "refresh", "corpus", "train"} | stages
     for deployment in deployments:
         flow = getattr(module, deployment["entrypoint"].split(":")[1])
+        schema = parameter_schema(flow).model_dump_for_openapi()
+        validate(deployment["parameters"], schema, raise_on_error=True, ignore_required=False)
         recipe = flow.validate_parameters(deployment["parameters"])["recipe"]
         assert recipe.pretrain == load_recipe("demo").pretrain
 

@@ -161,7 +161,7 @@ def test_mlflow_knows_params_inputs_ledger_and_manifest(home: Path) -> None:
     by_stage = {run.data.tags.get("etude.stage"): run for run in runs}
     fetch, extract = by_stage["fetch"], by_stage["extract"]
     assert fetch.data.params["upper"] == "False"
-    assert fetch.data.metrics["rows_in"] == 2 and fetch.data.metrics["dropped/unwanted"] == 1
+    assert fetch.data.metrics["ledger/rows_in"] == 2 and fetch.data.metrics["dropped/unwanted"] == 1
     names = {file.path for file in tracking.client().list_artifacts(fetch.info.run_id)}
     assert "manifest.json" in names
     (dataset,) = extract.inputs.dataset_inputs
