@@ -61,7 +61,9 @@ def main() -> None:
         if error.errno != 28:  # ENOSPC
             raise
         _fail(f"the disk is full ({error}); free some space and run the same command again", 1)
-    except Exception as error:
+    except BaseException as error:
+        if type(error).__name__ == "TerminationSignal":  # Prefect's word for SIGTERM
+            _fail("stopped; run the same command again to go on", EXIT_STOPPED)
         if type(error).__module__.startswith(("click", "typer")):
             text = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(text, EXIT_BAD_INPUT)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -13,23 +13,59 @@ import pyarrow.parquet as pq
 ROWS_PER_GROUP = 4096
 
 
+class TableWriter:
+    """A Parquet file to add rows to; one row group is in memory at a time.
+
+    For code that fills several tables in one pass over a dump. The caller makes the file appear at
+    once (`Workspace.part`, `storage.files.replacing`).
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP) -> None:
+        self.num_rows = 0
+        self._schema = schema
+        self._rows_per_group = rows_per_group
+        self._rows: list[dict[str, Any]] = []
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one row."""
+        self.num_rows += 1
+        self._rows.append(dict(row))
+        if len(self._rows) == self._rows_per_group:
+            self._flush()
+
+    def __enter__(self) -> TableWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write what is left and close the file."""
+        if error is None:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows.clear()
+
+
 def write_table(
     path: Path,
     rows: Iterable[Mapping[str, Any]],
     schema: pa.Schema,
     rows_per_group: int = ROWS_PER_GROUP,
 ) -> int:
-    """Write rows as they come, `rows_per_group` in memory at a time; return their number.
-
-    The caller makes the file appear at once (`Workspace.part`, `storage.files.replacing`).
-    """
-    iterator = iter(rows)
-    count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=3) as writer:
-        while batch := list(islice(iterator, rows_per_group)):
-            writer.write_table(pa.Table.from_pylist([dict(row) for row in batch], schema=schema))
-            count += len(batch)
-    return count
+    """Write rows as they come, `rows_per_group` in memory at a time; return their number."""
+    with TableWriter(path, schema, rows_per_group) as table:
+        for row in rows:
+            table.add(row)
+    return table.num_rows
 
 
 def read_rows(

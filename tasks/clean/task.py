@@ -15,14 +15,13 @@ from storage.artifact import ArtifactRef, Counts
 from storage.errors import BadInput
 from storage.files import read_json
 from storage.formats.schemas import DOCUMENTS, LEDGER
-from storage.formats.table import num_rows, read_rows, read_table
+from storage.formats.table import TableWriter, num_rows, read_rows, read_table
 from storage.workspace import Workspace
 from tasks.clean.config import CleanConfig
 from tasks.clean.documents import Cleaned, clean_batch
 from tasks.clean.languages import Site
 from tasks.figures import histogram
 from tasks.stage import stage
-from tasks.tables import TableWriter
 
 BATCH = 64
 Batch = list[dict[str, Any]]

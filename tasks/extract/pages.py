@@ -21,10 +21,10 @@ from storage.artifact import Counts
 from storage.errors import BadInput
 from storage.files import write_json
 from storage.formats.schemas import LEDGER, PAGES
+from storage.formats.table import TableWriter
 from tasks.extract.config import ExtractConfig
 from tasks.extract.dump import DumpFile
 from tasks.extract.xml_reader import RawPage, Site, Truncated, read_dump
-from tasks.tables import TableWriter
 
 REDIRECTS = pa.schema([("title", pa.string()), ("target", pa.string())])
 _DBNAME = re.compile(r"([a-z][a-z_]*(?:wik[a-z]+|source))(?=[-_.\d]|$)")
