@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from storage.errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput, Stopped
+from storage.errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput, ChildFailed, Stopped
 from storage.store import Store
 from tasks.environment import prepare
 
@@ -57,13 +58,15 @@ def main() -> None:
         _fail(str(error), EXIT_STOPPED)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; run the same command again to go on", EXIT_STOPPED)
+    except ConnectionError as error:
+        _fail(str(error), 1)
+    except ChildFailed as error:
+        _fail(str(error), 1)
     except OSError as error:
         if error.errno != 28:  # ENOSPC
             raise
         _fail(f"the disk is full ({error}); free some space and run the same command again", 1)
-    except BaseException as error:
-        if type(error).__name__ == "TerminationSignal":  # Prefect's word for SIGTERM
-            _fail("stopped; run the same command again to go on", EXIT_STOPPED)
+    except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):
             text = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(text, EXIT_BAD_INPUT)
@@ -111,13 +114,13 @@ def run(recipe: RecipeName = "demo", overrides: Overrides = None, json_: Json = 
 
     Example: etude run demo clean.min_chars=500
     """
-    _run_flow("end_to_end", recipe, overrides, json_)
+    _run_flow(recipe, overrides, json_)
 
 
 @app.command()
 @_quietly
 def stage(
-    name: Annotated[str, typer.Argument(help="corpus, pretrain, semantic, sft, lora or train.")],
+    name: Annotated[str, typer.Argument(help="fetch, extract, clean … pretrain, sft … publish.")],
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
     json_: Json = False,
@@ -126,27 +129,34 @@ def stage(
 
     Example: etude stage sft demo sft.num_steps=400
     """
-    flows = {"corpus": "corpus", "train": "train"}
-    flows |= {name: f"{name}_flow" for name in ("pretrain", "semantic", "sft", "lora")}
-    if name not in flows:
-        raise BadInput(f"no stage {name!r}; choose one of {', '.join(flows)}")
-    _run_flow(flows[name], recipe, overrides, json_)
+    _run_flow(recipe, overrides, json_, stage=name)
 
 
-def _run_flow(flow_name: str, recipe: str, overrides: list[str] | None, as_json: bool) -> None:
+def _run_flow(
+    recipe: str, overrides: list[str] | None, as_json: bool, stage: str | None = None
+) -> None:
     prepare()
     from flows.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or [])  # refused before anything is started
-    from flows import etude, local, terminal
+    from flows import local
+
+    local.use_running_server()  # before Prefect is imported: it reads its settings then
+    from flows import etude, terminal
     from tasks.stage import listening
 
-    local.use_running_server()
+    def stop(*_: object) -> None:
+        raise Stopped("stopped; run the same command again to go on")
+
+    signal.signal(signal.SIGTERM, stop)
     console = _console(as_json)
     with terminal.LiveStages(console) as live, listening(live):
-        getattr(etude, flow_name)(settings)
+        if stage is None:
+            etude.end_to_end(settings)
+        else:
+            etude.stage_flow(settings, stage)
     terminal.print_summary(console, live.results)
-    if flow_name == "end_to_end":
+    if stage is None:
         console.print(_next_steps(), markup=False)
     _answer({"stages": [_result(one) for one in live.results]}, as_json)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from tasks.environment import prepare
 
@@ -22,7 +21,8 @@ from prefect.events import emit_event  # noqa: E402
 from prefect.runtime import flow_run as this_run  # noqa: E402
 
 from flows.recipe import Recipe  # noqa: E402
-from storage.artifact import ArtifactRef, canonical_json  # noqa: E402
+from storage.artifact import canonical_json  # noqa: E402
+from storage.errors import BadInput  # noqa: E402
 from storage.files import read_json, write_json  # noqa: E402
 from storage.hashing import stable_hash  # noqa: E402
 from storage.store import etude_home  # noqa: E402
@@ -42,17 +42,6 @@ from tasks.train.task import lora, pretrain, semantic, sft  # noqa: E402
 from tasks.train_tokenizer.task import train_tokenizer  # noqa: E402
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """All that the training stages read."""
-
-    tokenizer: ArtifactRef
-    text: ArtifactRef
-    pairs: ArtifactRef
-    dialogues: ArtifactRef
-    lora_dialogues: ArtifactRef
-
-
 @contextmanager
 def _recorded(name: str, recipe: Recipe) -> Iterator[None]:
     """Open the flow run's parent run in MLflow and link it from the Prefect page."""
@@ -66,133 +55,134 @@ def _recorded(name: str, recipe: Recipe) -> Iterator[None]:
         yield
 
 
-def prepare_corpus(recipe: Recipe) -> Corpus:
-    """Run stages 1 to 9: from the dumps to what a model reads."""
-    documents = []
-    for source in recipe.fetch:
-        wiki = source.wiki or ""
-        dump = fetch(config=source, label=wiki)
-        pages = extract(dump=dump, config=recipe.extract, label=wiki)
-        documents.append(clean(pages=pages, config=recipe.clean, label=wiki))
+def way(recipe: Recipe) -> Iterator[str]:
+    """Walk the whole way; yield the name of each stage before it runs.
+
+    Whoever iterates decides how far to go: a stage runs when the next name is asked for.
+    """
+    wikis = [source.wiki or "" for source in recipe.fetch]
+    yield "fetch"
+    dumps = [fetch(config=source, label=source.wiki or "") for source in recipe.fetch]
+    yield "extract"
+    pages = [
+        extract(dump=dump, config=recipe.extract, label=wiki)
+        for dump, wiki in zip(dumps, wikis, strict=True)
+    ]
+    yield "clean"
+    documents = [
+        clean(pages=page, config=recipe.clean, label=wiki)
+        for page, wiki in zip(pages, wikis, strict=True)
+    ]
+    yield "dedup"
     corpus = dedup(documents=documents, config=recipe.dedup)
+    yield "cut"
     passages = cut(corpus=corpus, config=recipe.cut)
+    yield "pair"
     pairs = pair(corpus=corpus, config=recipe.pair)
-    dialogues = format_sft(corpus=corpus, config=recipe.format_sft, label="sft")
+    yield "format_sft"
+    sft_dialogues = format_sft(corpus=corpus, config=recipe.format_sft, label="sft")
     lora_config = recipe.format_lora or recipe.format_sft
     lora_dialogues = format_sft(corpus=corpus, config=lora_config, label="lora")
+    yield "train_tokenizer"
     tokenizer = train_tokenizer(passages=passages, config=recipe.train_tokenizer)
-    return Corpus(
+    yield "shard"
+    shape = recipe.shard
+    text = shard_lm(passages=passages, tokenizer=tokenizer, config=shape)
+    pair_shards = shard_pairs(pairs=pairs, tokenizer=tokenizer, config=shape)
+    answers = shard_sft(dialogues=sft_dialogues, tokenizer=tokenizer, config=shape, label="sft")
+    manners = shard_sft(dialogues=lora_dialogues, tokenizer=tokenizer, config=shape, label="lora")
+    yield "pretrain"
+    base = pretrain(shards=text, tokenizer=tokenizer, config=recipe.pretrain)
+    yield "semantic"
+    embedding = semantic(
+        parent=base,
+        shards=text,
+        pair_shards=pair_shards,
         tokenizer=tokenizer,
-        text=shard_lm(passages=passages, tokenizer=tokenizer, config=recipe.shard),
-        pairs=shard_pairs(pairs=pairs, tokenizer=tokenizer, config=recipe.shard),
-        dialogues=shard_sft(
-            dialogues=dialogues, tokenizer=tokenizer, config=recipe.shard, label="sft"
-        ),
-        lora_dialogues=shard_sft(
-            dialogues=lora_dialogues, tokenizer=tokenizer, config=recipe.shard, label="lora"
-        ),
+        config=recipe.semantic,
     )
-
-
-STAGES = ("pretrain", "semantic", "sft", "lora")
-
-
-def train_model(recipe: Recipe, data: Corpus, until: str = "lora") -> list[ArtifactRef]:
-    """Run the training stages up to `until`; return their checkpoints in order."""
-    made = [pretrain(shards=data.text, config=recipe.pretrain, tokenizer=data.tokenizer)]
-    if until == "pretrain":
-        return made
-    made.append(
-        semantic(
-            parent=made[-1],
-            shards=data.text,
-            pair_shards=data.pairs,
-            config=recipe.semantic,
-            tokenizer=data.tokenizer,
-        )
-    )
-    if until == "semantic":
-        return made
-    made.append(
-        sft(parent=made[-1], shards=data.dialogues, config=recipe.sft, tokenizer=data.tokenizer)
-    )
-    if until == "sft":
-        return made
-    made.append(
-        lora(
-            parent=made[-1],
-            shards=data.lora_dialogues,
-            config=recipe.lora,
-            tokenizer=data.tokenizer,
-        )
-    )
-    return made
-
-
-def judge_and_publish(recipe: Recipe, data: Corpus, checkpoints: list[ArtifactRef]) -> ArtifactRef:
-    """Run the last two stages: the report, and the release that it decides on."""
+    yield "sft"
+    chat = sft(parent=embedding, shards=answers, tokenizer=tokenizer, config=recipe.sft)
+    yield "lora"
+    adapted = lora(parent=chat, shards=manners, tokenizer=tokenizer, config=recipe.lora)
+    yield "evaluate"
     report = evaluate(
-        checkpoints=checkpoints,
-        lm_shards=data.text,
-        sft_shards=data.dialogues,
-        pair_shards=data.pairs,
-        tokenizer=data.tokenizer,
+        checkpoints=[base, embedding, chat, adapted],
+        lm_shards=text,
+        sft_shards=answers,
+        pair_shards=pair_shards,
+        tokenizer=tokenizer,
         config=recipe.evaluate,
     )
-    return publish(checkpoint=checkpoints[-1], report=report, config=recipe.publish)
+    yield "publish"
+    publish(checkpoint=adapted, report=report, config=recipe.publish)
+
+
+STAGES = (
+    "fetch", "extract", "clean", "dedup", "cut", "pair", "format_sft", "train_tokenizer", "shard",
+    "pretrain", "semantic", "sft", "lora", "evaluate", "publish",
+)  # fmt: skip
+
+
+def _walk(flow_name: str, recipe: Recipe, last: str) -> None:
+    """Walk the way up to and with the stage `last`."""
+    with _recorded(flow_name, recipe):
+        is_last = False
+        for stage in way(recipe):
+            if is_last:
+                return
+            is_last = stage == last
 
 
 @flow(name="etude", description="The whole way: dumps to a published model.")
-def end_to_end(recipe: Recipe) -> str:
-    """Run all twelve stages; return the release."""
-    with _recorded("etude", recipe):
-        data = prepare_corpus(recipe)
-        checkpoints = train_model(recipe, data)
-        return str(judge_and_publish(recipe, data, checkpoints))
+def end_to_end(recipe: Recipe) -> None:
+    """Run all twelve stages."""
+    _walk("etude", recipe, "publish")
 
 
 @flow(name="corpus", description="Stages 1 to 9: dumps to token shards.")
-def corpus(recipe: Recipe) -> str:
-    """Run the stages of the corpus; return the text shards."""
-    with _recorded("corpus", recipe):
-        return str(prepare_corpus(recipe).text)
+def corpus(recipe: Recipe) -> None:
+    """Run the stages of the corpus."""
+    _walk("corpus", recipe, "shard")
 
 
-@flow(name="train", description="Stages 10 to 12 on a finished corpus.")
-def train(recipe: Recipe) -> str:
+@flow(name="train", description="Stages 10 to 12: train, evaluate, publish.")
+def train(recipe: Recipe) -> None:
     """Train, evaluate and publish; the corpus is reused where it is there."""
-    with _recorded("train", recipe):
-        data = prepare_corpus(recipe)
-        return str(judge_and_publish(recipe, data, train_model(recipe, data)))
-
-
-def _until(stage: str, recipe: Recipe) -> str:
-    with _recorded(stage, recipe):
-        return str(train_model(recipe, prepare_corpus(recipe), until=stage)[-1])
+    _walk("train", recipe, "publish")
 
 
 @flow(name="pretrain", description="The way to a pretrained checkpoint.")
-def pretrain_flow(recipe: Recipe) -> str:
+def pretrain_flow(recipe: Recipe) -> None:
     """Run what the pretrain stage needs, and it."""
-    return _until("pretrain", recipe)
+    _walk("pretrain", recipe, "pretrain")
 
 
 @flow(name="semantic", description="The way to a checkpoint that embeds.")
-def semantic_flow(recipe: Recipe) -> str:
+def semantic_flow(recipe: Recipe) -> None:
     """Run what the semantic stage needs, and it."""
-    return _until("semantic", recipe)
+    _walk("semantic", recipe, "semantic")
 
 
 @flow(name="sft", description="The way to a checkpoint that answers.")
-def sft_flow(recipe: Recipe) -> str:
+def sft_flow(recipe: Recipe) -> None:
     """Run what the sft stage needs, and it."""
-    return _until("sft", recipe)
+    _walk("sft", recipe, "sft")
 
 
 @flow(name="lora", description="The way to a checkpoint with adapters.")
-def lora_flow(recipe: Recipe) -> str:
+def lora_flow(recipe: Recipe) -> None:
     """Run what the lora stage needs, and it."""
-    return _until("lora", recipe)
+    _walk("lora", recipe, "lora")
+
+
+@flow(name="stage", description="The way to any one stage.")
+def stage_flow(recipe: Recipe, stage: str) -> None:
+    """Run what a stage needs, and it; `train` means all four trainings."""
+    last = "lora" if stage == "train" else stage
+    if last not in STAGES:
+        raise BadInput(f"no stage {stage!r}; choose one of {', '.join(STAGES)}")
+    _walk(f"stage-{stage}".replace("_", "-"), recipe, last)
 
 
 @flow(name="refresh", description="Look at the dump source; tell when it has changed.")

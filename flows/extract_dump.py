@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.recipe import merge, nested, one_line_errors
-from storage.artifact import ArtifactRef, Counts
+from storage.artifact import ArtifactRef, Counts, artifact_key
 from storage.errors import BadInput
 from storage.files import replacing
 from storage.formats.schemas import DOCUMENTS, LEDGER
@@ -26,6 +26,7 @@ from tasks.clean.task import clean
 from tasks.extract.config import ExtractConfig
 from tasks.extract.task import extract
 from tasks.fetch.config import FileSource
+from tasks.fetch.sources import identity
 from tasks.fetch.task import fetch
 
 Progress = Callable[[str, float, float | None, str], None]
@@ -48,7 +49,9 @@ def extract_documents(
     if (out / "documents.parquet").exists():
         raise BadInput(f"{out} holds documents already; name another folder or delete it")
 
-    partial = out / ".partial"
+    config = {"extract": extract_config.key_dict(), "clean": clean_config.key_dict()}
+    key = artifact_key("extract", 1, config, {"dump": identity(source)})
+    partial = out / ".partial" / key  # of this dump and these settings, and no others
 
     def room(name: str) -> Workspace:
         def tell(done: float, total: float | None, unit: str) -> None:
@@ -65,7 +68,7 @@ def extract_documents(
             pages=_ref("pages", partial), config=clean_config, workspace=room("documents")
         )
     except BadInput:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(out / ".partial", ignore_errors=True)
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
         raise
@@ -80,7 +83,7 @@ def extract_documents(
                 file.write(json.dumps(plain, ensure_ascii=False) + "\n")
     with replacing(out / "documents.parquet") as path:
         write_table(path, read_rows(made.files("documents.parquet")), DOCUMENTS, 1024)
-    shutil.rmtree(partial)
+    shutil.rmtree(out / ".partial")
     dropped = Counts.total([pages, documents]).dropped
     return Counts(pages.seen, documents.kept, dropped, documents.rows_out)
 

@@ -29,7 +29,9 @@ from tasks.environment import defaults, prepare
 REPOSITORY = Path(flows.__file__).resolve().parent.parent
 POOL = "etude-local"
 AUTOMATION = "etude-crashed-runs"
+MARK = "ETUDE_SERVICES"  # in the environment of all that `up` starts
 START_SECONDS = 180.0
+NUM_SERVICES = 3
 STOP_SECONDS = 35.0  # a flow that is stopped may take 30 seconds to checkpoint
 
 
@@ -67,13 +69,16 @@ def describe(service: Service) -> dict[str, str | int]:
 
 
 def use_running_server() -> str | None:
-    """Point this process at the server of `up`, where there is one; return its address."""
+    """Point this process at the server of this home's `up`; call it before Prefect is imported.
+
+    Without one, the embedded API is meant, whatever an old prefect.toml in the checkout says.
+    """
     for service in services():
         if service.name == "prefect server":
             os.environ.setdefault("PREFECT_API_URL", service.url + "/api")
         if service.name == "mlflow":
             os.environ.setdefault("ETUDE_MLFLOW_URL", service.url)
-    return os.environ.get("PREFECT_API_URL")
+    return os.environ.setdefault("PREFECT_API_URL", "") or None
 
 
 def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> list[Service]:
@@ -81,9 +86,11 @@ def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> li
     if not (REPOSITORY / "prefect.yaml").exists():
         raise BadInput(f"{REPOSITORY} has no prefect.yaml; run `etude up` from a checkout of Etude")
     running = services()
-    if running:
+    if len(running) == NUM_SERVICES:
         say(f"already up: {', '.join(service.name for service in running)}")
         return running
+    if running:  # some died: a worker without its server is of no use, nor the other way round
+        down(say=say)
     for name, port in (("--prefect-port", prefect_port), ("--mlflow-port", mlflow_port)):
         if _is_listening(port):
             raise BadInput(f"port {port} is taken; choose another with {name}")
@@ -94,6 +101,7 @@ def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> li
         "PREFECT_API_URL": url + "/api",
         "PREFECT_UI_API_URL": url + "/api",
         "ETUDE_MLFLOW_URL": mlflow_url,
+        MARK: str(state_file()),
         "PWD": str(REPOSITORY),  # prefect.yaml's working directory for flow runs
     }
     started: list[Service] = []
@@ -143,10 +151,15 @@ def down(*, say: Callable[[str], None]) -> list[Service]:
         say(f"stopping {service.name}")
         members = _family(service)
         # The worker passes a stop on to its flows, which checkpoint; the others just leave.
-        os.kill(service.pid, signal.SIGINT if service.name == "worker" else signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(service.pid, signal.SIGINT if service.name == "worker" else signal.SIGTERM)
         _, left = psutil.wait_procs(members, timeout=STOP_SECONDS)
         for process in left:
             process.kill()
+    for process in psutil.process_iter():  # a flow whose worker was killed belongs to nobody
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == str(state_file()):
+                process.terminate()
     state_file().unlink(missing_ok=True)
     (REPOSITORY / "prefect.toml").unlink(missing_ok=True)
     return running

@@ -7,8 +7,8 @@ class BadInput(ValueError):
     """The user's input cannot be used: one line says what is wrong and what to do (exit code 2)."""
 
 
-class Damaged(RuntimeError):
-    """A stored file is missing or does not match its digest; its stage has to run again."""
+class ChildFailed(RuntimeError):
+    """A training process ended badly; the message says how and where its log is (exit code 1)."""
 
 
 class Stopped(RuntimeError):

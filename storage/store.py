@@ -6,7 +6,7 @@
 
 A stage asks `find(kind, key)`, and, when there is nothing, writes within `building(kind, key)` and
 calls `commit`. Nothing else makes an artifact. A file that vanished or changed is noticed by
-`find`, which keeps what is still whole for the rebuild and reports the artifact as missing.
+`find`; `building` then keeps what is still whole, so that only the rest is built again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,17 +53,13 @@ class Store:
     def find(self, kind: str, key: str) -> ArtifactRef | None:
         """Return the finished artifact, or None if it has to be (re)built.
 
-        Every file is checked: by size and mtime, and by its SHA-256 where those differ. A damaged
-        artifact becomes a `.partial` again, holding the parts that are still whole.
+        Every file is checked: by size and mtime, and by its SHA-256 where those differ.
         """
         path = self.root / kind / key
         manifest = read_manifest(path)
-        if manifest is None:
+        if manifest is None or not all(_is_whole(path, entry) for entry in manifest.files):
             return None
-        if all(_is_whole(path, entry) for entry in manifest.files):
-            return ArtifactRef(kind, key, manifest.digest, path)
-        self._salvage(path, manifest)
-        return None
+        return ArtifactRef(kind, key, manifest.digest, path)
 
     @contextmanager
     def building(
@@ -76,16 +72,20 @@ class Store:
     ) -> Iterator[Workspace]:
         """Hold the key's exclusive lock and give its workspace; wait while another run holds it.
 
-        Look once more with `find` inside: the other run may have finished meanwhile. The lock's
-        file descriptor is inheritable on purpose, so that a training child keeps the lock for as
-        long as it writes, even when its parent was killed.
+        What is left of a damaged artifact becomes the workspace. Look once more with `find` inside:
+        the other run may have finished meanwhile. The lock's file descriptor is inheritable on
+        purpose, so that a training child keeps the lock for as long as it writes, even when its
+        parent was killed.
         """
         self.locks.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.locks / f"{kind}-{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(descriptor, f"{kind}:{key[:10]}", log)
+            _salvage(self.root / kind / key)
             path = self.root / kind / f"{key}{PARTIAL}"
             yield Workspace(path, progress=progress, log=log, lock_fd=descriptor)
+            with suppress(OSError):
+                path.rmdir()  # another run had made it meanwhile: ours stayed empty
         finally:
             os.close(descriptor)
 
@@ -213,30 +213,41 @@ class Store:
                 removed.append(path)
         return removed
 
-    def _salvage(self, path: Path, manifest: Manifest) -> None:
-        """Turn a damaged artifact into a partial one that holds only its whole parts."""
-        partial = path.with_name(path.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        path.rename(partial)
-        (partial / MANIFEST).unlink()
-        by_folder: dict[str, list[FileEntry]] = {}
-        for entry in manifest.files:
-            by_folder.setdefault(entry.path.split("/")[0], []).append(entry)
-        for name, entries in by_folder.items():
-            folder = partial / name
-            whole = all(_is_whole(partial, entry) for entry in entries)
-            if folder.is_dir():
-                if not (whole and (folder / PART).exists()):
-                    shutil.rmtree(folder)
-            else:
-                folder.unlink(missing_ok=True)  # a file of its own: cheap to write again
+
+def _salvage(path: Path) -> None:
+    """Turn a damaged artifact into a partial one of its whole parts; the caller holds the lock.
+
+    What is broken goes first, while the manifest still says that it is; so a kill in here leaves
+    either a damaged artifact or a sound partial one.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        if path.exists():  # a folder that lost its manifest says nothing about itself
+            shutil.rmtree(path)
+        return
+    if all(_is_whole(path, entry) for entry in manifest.files):
+        return
+    by_folder: dict[str, list[FileEntry]] = {}
+    for entry in manifest.files:
+        by_folder.setdefault(entry.path.split("/")[0], []).append(entry)
+    for name, entries in by_folder.items():
+        folder = path / name
+        is_part = (folder / PART).exists()
+        if not folder.is_dir():
+            folder.unlink(missing_ok=True)  # a file of its own: cheap to write again
+        elif not (is_part and all(_is_whole(path, entry) for entry in entries)):
+            shutil.rmtree(folder)
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    path.rename(partial)
+    (partial / MANIFEST).unlink()
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Return the manifest in a folder, or None where there is none that can be read."""
     try:
         return Manifest.from_json(read_json(path / MANIFEST))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -283,7 +283,9 @@ def _flat(inputs: Inputs) -> dict[str, ArtifactRef]:
 
 
 def _discard(workspace: Workspace) -> None:
-    """Leave nothing of a stage whose input was refused."""
+    """Leave nothing of a stage whose input was refused, but hours of work that can go on."""
+    if any(workspace.path.glob("steps/step_*")) or any(workspace.path.glob("*.part")):
+        return
     shutil.rmtree(workspace.path, ignore_errors=True)
 
 

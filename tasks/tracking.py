@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from storage.artifact import ArtifactRef, Manifest
 from storage.store import etude_home
 from tasks.environment import prepare
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "etude"
 RUN_KEY = "etude.run_key"
 PARENT = "mlflow.parentRunId"
+DESCRIBED = "etude.described"  # params and inputs are logged
 METRICS_PER_CALL = 900  # MLflow takes 1,000 metrics a call
 PARAMS_PER_CALL = 90  # and 100 params, of at most 6,000 characters
 PARAM_CHARS = 5_900
@@ -80,7 +83,19 @@ def _client(address: str, home: str) -> MlflowClient:
     # Several processes that open an empty database at once break it for good: one at a time.
     with (path / "initialise.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        database = path / "mlflow.db"
+        is_ours = address == f"sqlite:///{database}"
+        if is_ours and not database.exists():  # a kill during its migrations would break it too
+            for leftover in path.glob("mlflow.db.new*"):
+                leftover.unlink()
+            fresh = path / "mlflow.db.new"
+            MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments()
+            fresh.rename(database)
         made = MlflowClient(tracking_uri=address)
+        old = made.get_experiment_by_name(EXPERIMENT)
+        if is_ours and old and old.artifact_location != (path / "artifacts").as_uri():
+            # The home was moved: a new experiment, or its files would go to the old place.
+            made.rename_experiment(old.experiment_id, f"{EXPERIMENT} until {int(time.time())}")
         if made.get_experiment_by_name(EXPERIMENT) is None:
             try:
                 made.create_experiment(
@@ -117,6 +132,7 @@ def flow_run(
     run_id, is_new = _open(f"flow:{flow_run_id}", name, all_tags)
     if is_new:
         _log_params(run_id, params)
+        client().set_tag(run_id, DESCRIBED, "1")
     token = _parent.set(run_id)
     status = "FAILED"
     try:
@@ -146,6 +162,7 @@ def stage_run(
     if is_new:
         _log_params(run_id, params)
         _log_inputs(run_id, inputs)
+        client().set_tag(run_id, DESCRIBED, "1")
     if parent:
         client().set_tag(parent, f"stage.{name}.run_id", run_id)
     run = StageRun(run_id)
@@ -179,7 +196,9 @@ def link_reused(stage: str, label: str, ref: ArtifactRef, manifest: Manifest) ->
     if not found:
         return
     run_id: str = found[0].info.run_id
-    if found[0].info.status != "FINISHED":
+    tags = found[0].data.tags
+    is_busy = tags.get("etude.pid") != str(os.getpid()) and _is_alive(tags)
+    if found[0].info.status != "FINISHED" and not is_busy:
         StageRun(run_id).finish(ref, manifest)
         client().set_terminated(run_id, "FINISHED")
     if parent:
@@ -218,8 +237,11 @@ class StageRun:
         self.log_points(Point(name, float(value), 0, now) for name, value in values.items())
 
     def log_table(self, name: str, columns: Mapping[str, list[Any]]) -> None:
-        """Log a table that the page can compare across runs (generated samples)."""
-        client().log_table(self.run_id, dict(columns), name)
+        """Write a table that the page can compare across runs (MLflow's log_table would append)."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        client().log_dict(self.run_id, {"columns": list(columns), "data": rows}, name)
+        tables = json.dumps([{"path": name, "type": "table"}])
+        client().set_tag(self.run_id, "mlflow.loggedArtifacts", tables)
 
     def log_folder(self, path: Path) -> None:
         """Log every file of a folder as an artifact of the run."""
@@ -253,7 +275,7 @@ def close_dead_runs() -> list[str]:
     closed = []
     query = f"attributes.status = 'RUNNING' and tags.`etude.host` = '{socket.gethostname()}'"
     for run in client().search_runs([experiment_id()], query):
-        if not _is_alive(run.data.tags.get("etude.pid", "")):
+        if not _is_alive(run.data.tags):
             closed.append(run.info.run_id)
             client().set_terminated(run.info.run_id, "KILLED")
     return closed
@@ -264,23 +286,24 @@ def is_dead(flow_run_id: str) -> bool:
     found = _search(f"flow:{flow_run_id}")
     if not found or found[0].data.tags.get("etude.host") != socket.gethostname():
         return False
-    return not _is_alive(found[0].data.tags.get("etude.pid", ""))
+    return not _is_alive(found[0].data.tags)
 
 
-def _is_alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return False
+def _is_alive(tags: Mapping[str, str]) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        process = psutil.Process(int(tags["etude.pid"]))
+        return str(process.create_time()) == tags["etude.started"]
+    except (KeyError, psutil.NoSuchProcess):
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _owner() -> dict[str, str]:
-    return {"etude.pid": str(os.getpid()), "etude.host": socket.gethostname()}
+    """Return whose run it is: the start time tells a process from a later one of the same pid."""
+    return {
+        "etude.pid": str(os.getpid()),
+        "etude.started": str(psutil.Process().create_time()),
+        "etude.host": socket.gethostname(),
+    }
 
 
 def _search(run_key: str) -> list[Any]:
@@ -291,7 +314,7 @@ def _search(run_key: str) -> list[Any]:
 
 
 def _open(run_key: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the run to write to and whether it is new: an unfinished one of the key goes on.
+    """Return the run to write to and whether it lacks its params: an unfinished one goes on.
 
     A finished stage that has to run again (its files were damaged) gets a run of its own: two
     trainings must not share one curve.
@@ -303,7 +326,7 @@ def _open(run_key: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
         client().update_run(run_id, status="RUNNING")
         for tag, value in tags.items():
             client().set_tag(run_id, tag, value)
-        return run_id, False
+        return run_id, DESCRIBED not in found[0].data.tags
     repeat = {"etude.repeat": str(len(found) + 1)} if found else {}
     run = client().create_run(
         experiment_id(), run_name=name, tags={RUN_KEY: run_key, **tags, **repeat}

@@ -1,6 +1,7 @@
 """`python -m etude_model.training RUN_DIR`: train, or go on where a former process was ended.
 
-Exit codes: 0 done, 70 diverged, 75 stopped on request with a checkpoint, 78 bad config.
+Exit codes: 0 done, 70 diverged, 75 stopped on request with a checkpoint, 78 bad config, 1 a full
+disk or a bug.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main(arguments: list[str]) -> int:
     except Diverged as error:
         print(error, file=sys.stderr)
         return EXIT_DIVERGED
+    except OSError as error:
+        print(f"the run cannot be written or read: {error}", file=sys.stderr)
+        return 1
     except Stopped as error:
         print(error, file=sys.stderr)
         return EXIT_STOPPED

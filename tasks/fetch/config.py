@@ -23,7 +23,7 @@ class FileSource(Source):
     """A dump file on this machine."""
 
     kind: Literal["file"] = "file"
-    path: Path
+    path: Path = Field(json_schema_extra={"key": False})
     """The file: XML, plain or as bz2, gz or xz. `recipe:demo/x.xml` lies in `flows/recipes/`."""
 
 

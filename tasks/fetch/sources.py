@@ -25,7 +25,7 @@ def identity(source: FetchConfig) -> str:
     A URL without a SHA-1 costs one HEAD request.
     """
     if not isinstance(source, UrlSource):
-        return f"sha256:{sha256_file(local_path(source))}"
+        return f"{file_name(source)} sha256:{sha256_file(local_path(source))}"
     if source.sha1:
         return f"sha1:{source.sha1}"
     return remote_identity(source.url, contact=source.contact)

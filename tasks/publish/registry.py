@@ -155,9 +155,11 @@ def _create(
         model = Path(folder) / "model"
         _save_pyfunc(checkpoint, model, run_id=run_id, model_id=logged.model_id)
         client.log_model_artifacts(logged.model_id, str(model))
+    known = client.get_run(run_id).data.metrics  # a killed attempt may have logged them
     for name, value in metrics.items():
-        key = name.replace("@", "_at_")  # MLflow refuses the sign
-        client.log_metric(run_id, f"release/{key}", value, model_id=logged.model_id)
+        key = f"release/{name.replace('@', '_at_')}"  # MLflow refuses the sign
+        if key not in known:
+            client.log_metric(run_id, key, value, model_id=logged.model_id)
     client.finalize_logged_model(logged.model_id, "READY")
     return client.create_model_version(
         model_name,

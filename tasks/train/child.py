@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from etude_model.training.events import read_events
-from storage.errors import EXIT_STOPPED, BadInput, Stopped
+from storage.errors import EXIT_STOPPED, BadInput, ChildFailed, Stopped
 from storage.workspace import Workspace
 
 EXIT_BAD_CONFIG = 78
@@ -26,11 +26,11 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 25.0  # Prefect kills the group 30 seconds after a cancel
 
 
-def follow(workspace: Workspace) -> Iterator[dict[str, Any]]:
+def follow(workspace: Workspace) -> Generator[dict[str, Any], None, None]:
     """Run the training described by `logs/run.json`; yield its events as they come.
 
     Yields the events of earlier, interrupted attempts first. Raises BadInput, Stopped or
-    RuntimeError as the child's exit code says.
+    ChildFailed as the child's exit code says. Close it: that stops a child that still runs.
     """
     output = workspace.logs / "train.log"
     events = workspace.logs / "events.jsonl"
@@ -77,5 +77,4 @@ def _check(code: int, output: Path) -> None:
         raise BadInput(last)
     if code == EXIT_STOPPED:
         raise Stopped(last)
-    tail = "\n".join(lines[-20:])
-    raise RuntimeError(f"the training child ended with exit code {code}; {output} ends:\n{tail}")
+    raise ChildFailed(f"training ended with exit code {code}: {last} (all of it: {output})")

@@ -87,7 +87,9 @@ def watch(events: Iterable[dict[str, Any]], curves: Curves, workspace: Workspace
         elif event["kind"] == "step":
             workspace.progress(event["step"], curves.num_steps, "steps")
         elif event["kind"] == "evaluate":
-            figures = ", ".join(f"{k} {v:.4f}" for k, v in sorted(event["metrics"].items()))
+            figures = ", ".join(
+                f"{k} {v:.4f}" for k, v in sorted(event["metrics"].items()) if v is not None
+            )
             workspace.log(f"step {event['step']}: {figures}")
         elif event["kind"] == "warning":
             workspace.log(f"warning: {event['message']}")

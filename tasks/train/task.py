@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 from etude_model.config import (
     LoraTrainConfig,
@@ -85,8 +86,9 @@ def _train(
     }
     write_json(workspace.logs / "run.json", run)
     curves = Curves(tracking.current())
-    for _ in watch(follow(workspace), curves, workspace):
-        pass
+    with closing(follow(workspace)) as events:
+        for _ in watch(events, curves, workspace):
+            pass
     curves.log_samples()
     curves.draw(workspace.logs / "curves.png", f"{name}: bits per byte")
     training = read_json(workspace.path / "training.json")

@@ -102,6 +102,37 @@ def test_a_damaged_part_alone_is_built_again(tmp_path: Path, damage: str) -> Non
     assert again.digest == ref.digest
 
 
+def test_a_lost_manifest_is_no_dead_end(tmp_path: Path) -> None:
+    """Catches a folder without a manifest on which every later commit fails."""
+    store = Store(tmp_path)
+    ref = build(store, "k", {"part-00000": "first"})
+    for text in (None, "half a {"):
+        (ref.path / "manifest.json").unlink()
+        if text:
+            (ref.path / "manifest.json").write_text(text)
+        assert store.find("pages", "k") is None
+        assert build(store, "k", {"part-00000": "first"}) == ref
+
+
+def test_a_kill_while_damage_is_cleared_away_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a damaged part that a rebuild takes for whole because its clearing was cut short."""
+    store = Store(tmp_path)
+    ref = build(store, "k", {"part-00000": "first", "part-00001": "second"})
+    (ref.path / "part-00001" / "rows.txt").write_text("SECOND")
+
+    def killed(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        with store.building("pages", "k"):
+            pass
+    again = build(store, "k", {"part-00000": "first", "part-00001": "second"})
+    assert again.digest == ref.digest
+
+
 def test_a_touched_but_equal_file_is_still_whole(tmp_path: Path) -> None:
     """Catches a store copied to another disk (new mtimes) being rebuilt."""
     store = Store(tmp_path)
