@@ -28,6 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+START_SECONDS = 13.0
+
+
 def main() -> int:
     """Run the comparison; return 0 if nothing differs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -45,15 +48,15 @@ def main() -> int:
     began = time.monotonic()
     reference = finish(command, peace)
     peace_seconds = time.monotonic() - began
-    # The moments are spread over the whole run: each kill is this much work further on. A run
-    # redoes what no checkpoint covered, so the last kills may find it still far from its end.
+    # The moments are spread over the whole run: on average each start gets its share of the work
+    # done, and START_SECONDS to get going (Prefect, MLflow, torch).
     run_seconds = sum(stage["seconds"] for stage in reference["stages"])
     if run_seconds < 5:  # the reference was reused
         run_seconds = sum(manifest["seconds"] for manifest in manifests(peace))
     dice = random.Random(options.seed)
     kills = []
     for number in range(options.kills):
-        delay = dice.uniform(2.0, 2.0 * run_seconds / options.kills + 12.0)
+        delay = dice.uniform(2.0, 2.0 * (run_seconds / options.kills + START_SECONDS))
         kills.append(kill_after(command, war, delay, number))
         print(row(kills[-1]), flush=True)
     last = finish(command, war)

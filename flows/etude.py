@@ -15,7 +15,7 @@ from tasks.environment import prepare
 
 prepare()
 
-from prefect import flow, get_run_logger  # noqa: E402
+from prefect import Flow, flow, get_run_logger  # noqa: E402
 from prefect.artifacts import create_link_artifact  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
 from prefect.runtime import flow_run as this_run  # noqa: E402
@@ -152,28 +152,20 @@ def train(recipe: Recipe) -> None:
     _walk("train", recipe, "publish")
 
 
-@flow(name="pretrain", description="The way to a pretrained checkpoint.")
-def pretrain_flow(recipe: Recipe) -> None:
-    """Run what the pretrain stage needs, and it."""
-    _walk("pretrain", recipe, "pretrain")
+def _flow_to(stage: str, description: str) -> Flow[[Recipe], None]:
+    """Return the flow that runs what a stage needs, and it: a deployment for a pool of its own."""
+
+    @flow(name=stage, description=description)
+    def flow_to_stage(recipe: Recipe) -> None:
+        _walk(stage, recipe, stage)
+
+    return flow_to_stage
 
 
-@flow(name="semantic", description="The way to a checkpoint that embeds.")
-def semantic_flow(recipe: Recipe) -> None:
-    """Run what the semantic stage needs, and it."""
-    _walk("semantic", recipe, "semantic")
-
-
-@flow(name="sft", description="The way to a checkpoint that answers.")
-def sft_flow(recipe: Recipe) -> None:
-    """Run what the sft stage needs, and it."""
-    _walk("sft", recipe, "sft")
-
-
-@flow(name="lora", description="The way to a checkpoint with adapters.")
-def lora_flow(recipe: Recipe) -> None:
-    """Run what the lora stage needs, and it."""
-    _walk("lora", recipe, "lora")
+pretrain_flow = _flow_to("pretrain", "The way to a pretrained checkpoint.")
+semantic_flow = _flow_to("semantic", "The way to a checkpoint that embeds.")
+sft_flow = _flow_to("sft", "The way to a checkpoint that answers.")
+lora_flow = _flow_to("lora", "The way to a checkpoint with adapters.")
 
 
 @flow(name="stage", description="The way to any one stage.")
