@@ -159,6 +159,34 @@ def test_a_failed_run_is_retried_from_the_stage_that_failed(
 
 
 @pytest.mark.slow
+def test_a_new_dump_starts_the_whole_way(up: list[local.Service], tmp_path: Path) -> None:
+    """Catches a refresh whose event nobody hears, or that starts the whole way twice."""
+    dump = tmp_path / "dump.xml"
+    shutil.copyfile(local.REPOSITORY / "flows/recipes/demo/zhwiki-demo.xml", dump)
+    recipe = {
+        "base": str(Path(__file__).with_name("tiny.yaml")),
+        "fetch": [{"kind": "file", "wiki": "freshwiki", "path": str(dump)}],
+    }
+    params = json.dumps({"recipe": recipe})
+
+    def runs(flow: str) -> list[dict[str, Any]]:
+        names = {"name": {"any_": [flow]}}
+        found = post(up, "/flow_runs/filter", {"flows": names, "sort": "START_TIME_DESC"})
+        return [one for one in found if "freshwiki" in json.dumps(one["parameters"])]
+
+    for _ in range(2):  # the second look finds nothing new
+        prefect(up, "deployment", "run", "refresh/refresh", "--params", params)
+        newest = max(runs("refresh"), key=lambda one: str(one["created"]))
+        wait_for(up, newest["id"], "Completed")
+    deadline = time.monotonic() + 60
+    while not runs("etude") and time.monotonic() < deadline:
+        time.sleep(1)
+    (started,) = runs("etude")
+    assert started["parameters"]["recipe"]["pretrain"]["num_steps"] == 8
+    wait_for(up, started["id"], "Completed")
+
+
+@pytest.mark.slow
 def test_down_stops_all_that_up_started(up: list[local.Service]) -> None:
     """Catches a server or worker that outlives `etude down`. Runs last: it ends the services."""
     families = [process for service in up for process in local._family(service)]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -170,6 +173,35 @@ def test_people_can_look_at_what_was_made(
     assert f"etude {line}" in readme
     done = etude(first[0], *line.split())
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_keeps_a_checkpoint_and_leaves_nobody(copy: Path, number: signal.Signals) -> None:
+    """Catches a stop that loses the training, ends with another code, or orphans a process."""
+    environment = os.environ | {"ETUDE_HOME": str(copy), "PREFECT_HOME": str(copy / "prefect")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", TINY, "pretrain.num_steps=100000"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(copy.glob("store/checkpoint/*.partial/steps/step_*/manifest.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors[-3000:]
+    assert "run the same command again to go on" in errors.strip().splitlines()[-1]
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    (steps,) = copy.glob("store/checkpoint/*.partial/steps")
+    assert list(steps.glob("step_*/manifest.json"))
 
 
 @pytest.mark.slow
