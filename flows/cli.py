@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
 
@@ -25,6 +25,7 @@ from tasks.environment import prepare
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flows.recipe import Stage
     from tasks.stage import StageResult
 
 P = ParamSpec("P")
@@ -136,25 +137,27 @@ def _run_flow(
     recipe: str, overrides: list[str] | None, as_json: bool, stage: str | None = None
 ) -> None:
     prepare()
-    from flows.recipe import load_recipe
+    from flows.recipe import STAGES, load_recipe
 
     settings = load_recipe(recipe, overrides or [])  # refused before anything is started
+    if stage is not None and stage not in STAGES:
+        raise BadInput(f"no stage {stage!r}; choose one of {', '.join(STAGES)}")
     from flows import local
-
-    local.use_running_server()  # before Prefect is imported: it reads its settings then
-    from flows import etude, terminal
-    from tasks.stage import listening
 
     def stop(*_: object) -> None:
         raise Stopped("stopped; run the same command again to go on")
 
     signal.signal(signal.SIGTERM, stop)
     console = _console(as_json)
-    with terminal.LiveStages(console) as live, listening(live):
-        if stage is None:
-            etude.end_to_end(settings)
-        else:
-            etude.stage_flow(settings, stage)
+    with local.prefect_api():
+        from flows import etude, terminal
+        from tasks.stage import listening
+
+        with terminal.LiveStages(console) as live, listening(live):
+            if stage is None:
+                etude.end_to_end(settings)
+            else:
+                etude.stage_flow(settings, cast("Stage", stage))
     terminal.print_summary(console, live.results)
     if stage is None:
         console.print(_next_steps(), markup=False)
@@ -463,9 +466,9 @@ def recover(
     from flows.recover import crash_dead_flow_runs
     from tasks import tracking
 
-    local.use_running_server()
-    closed = tracking.close_dead_runs()
-    crashed = crash_dead_flow_runs()
+    with local.prefect_api():
+        closed = tracking.close_dead_runs()
+        crashed = crash_dead_flow_runs()
     partials = Store().collect_partials() if delete_partials else []
     console = _console(json_)
     console.print(

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,17 +68,23 @@ def describe(service: Service) -> dict[str, str | int]:
     return {"name": service.name, "pid": service.pid, "url": service.url}
 
 
-def use_running_server() -> str | None:
-    """Point this process at the server of this home's `up`; call it before Prefect is imported.
+@contextmanager
+def prefect_api() -> Iterator[None]:
+    """Mean the server of this home's `up`, or the embedded API where none is up.
 
-    Without one, the embedded API is meant, whatever an old prefect.toml in the checkout says.
+    Enter it before Prefect is imported: it reads its settings then. An old prefect.toml in the
+    checkout, of another home or a killed `up`, is not listened to.
     """
     for service in services():
         if service.name == "prefect server":
             os.environ.setdefault("PREFECT_API_URL", service.url + "/api")
         if service.name == "mlflow":
             os.environ.setdefault("ETUDE_MLFLOW_URL", service.url)
-    return os.environ.setdefault("PREFECT_API_URL", "") or None
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    is_embedded = "PREFECT_API_URL" not in os.environ
+    with temporary_settings(restore_defaults={PREFECT_API_URL} if is_embedded else set()):
+        yield
 
 
 def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> list[Service]:

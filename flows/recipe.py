@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -30,6 +30,12 @@ from tasks.pair.config import PairConfig
 from tasks.publish.config import PublishConfig
 from tasks.shard.config import ShardConfig
 from tasks.train_tokenizer.config import TrainTokenizerConfig
+
+Stage = Literal[
+    "fetch", "extract", "clean", "dedup", "cut", "pair", "format_sft", "train_tokenizer", "shard",
+    "train", "pretrain", "semantic", "sft", "lora", "evaluate", "publish",
+]  # fmt: skip
+STAGES: tuple[str, ...] = get_args(Stage)
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 

@@ -25,19 +25,23 @@ REFUSED = {
 
 
 class DumpFile:
-    """A readable stream of a dump's XML. `position` counts packed bytes, for the progress."""
+    """A readable stream of a dump's XML. `position` counts packed bytes, for the progress.
 
-    def __init__(self, path: Path) -> None:
+    `name` is what messages call the file: the user knows it by the name it had before the store.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
+        self.name = name or path.name
         self.is_torn = False
         if not path.is_file():
             raise BadInput(f"there is no dump file {path}; check the path")
         self.num_bytes = path.stat().st_size
         if self.num_bytes == 0:
-            raise BadInput(f"the dump {path.name} is empty; download or copy it again")
+            raise BadInput(f"the dump {self.name} is empty; download or copy it again")
         self._raw = path.open("rb")
         try:
-            self._stream = _unpacked(self._raw, path.name)
+            self._stream = _unpacked(self._raw, self.name)
         except BaseException:
             self._raw.close()
             raise
@@ -56,7 +60,7 @@ class DumpFile:
             return b""
         except (OSError, zlib.error, lzma.LZMAError) as error:
             raise BadInput(
-                f"the dump {self.path.name} is damaged ({error}); download or copy it again"
+                f"the dump {self.name} is damaged ({error}); download or copy it again"
             ) from error
 
     def __enter__(self) -> DumpFile:

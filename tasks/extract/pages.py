@@ -53,7 +53,7 @@ def extract_dump(
     site = Site()
     name = name or path.name
     with (
-        DumpFile(path) as dump,
+        DumpFile(path, name) as dump,
         TableWriter(folder / "pages.parquet", PAGES, rows_per_group=1024) as pages,
         TableWriter(folder / "redirects.parquet", REDIRECTS) as redirects,
         TableWriter(folder / "ledger.parquet", LEDGER) as ledger,

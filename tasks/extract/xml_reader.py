@@ -118,7 +118,7 @@ def read_dump(dump: DumpFile) -> Iterator[Site | RawPage]:
                 language = element.get("{http://www.w3.org/XML/1998/namespace}lang") or ""
                 if name != "mediawiki":
                     raise BadInput(
-                        f"{dump.path.name} is not a MediaWiki export: its root is <{name}>, not "
+                        f"{dump.name} is not a MediaWiki export: its root is <{name}>, not "
                         "<mediawiki>; give a pages-articles dump"
                     )
             elif event == "start":
@@ -138,10 +138,10 @@ def read_dump(dump: DumpFile) -> Iterator[Site | RawPage]:
                 page = None
     except etree.XMLSyntaxError as error:
         if root is None:
-            raise BadInput(f"{dump.path.name} is not XML ({error.msg}); give a dump") from error
+            raise BadInput(f"{dump.name} is not XML ({error.msg}); give a dump") from error
         if not stream.at_end:
             raise BadInput(
-                f"the XML of {dump.path.name} is broken ({error.msg}); download or copy it again"
+                f"the XML of {dump.name} is broken ({error.msg}); download or copy it again"
             ) from error
         torn = None if page is None else _page(page, site or Site(language=language))
         raise Truncated(torn) from error
@@ -174,7 +174,7 @@ class _Checked:
 
 def _check_prolog(head: bytes, dump: DumpFile) -> None:
     """Refuse a file that does not begin as a UTF-8 XML file without declarations."""
-    name = dump.path.name
+    name = dump.name
     if not head:
         what = "ends early, before its first piece of XML" if dump.is_torn else "is empty"
         raise BadInput(f"the dump {name} {what}; download or copy it again")
