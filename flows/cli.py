@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.stage import StageResult
 
 P = ParamSpec("P")
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 app = typer.Typer(
     name="etude",
     help="From a Wikipedia dump to a small language model you can trace, retry and talk to.",
@@ -50,15 +51,14 @@ Checkpoint = Annotated[
 def main() -> None:
     """Run the command line; turn the errors meant for users into one line and an exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise Stopped("stopped; run the same command again to go on")
+        sys.exit(code or 0)
     except BadInput as error:
         _fail(str(error), EXIT_BAD_INPUT)
     except Stopped as error:
         _fail(str(error), EXIT_STOPPED)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; run the same command again to go on", EXIT_STOPPED)
     except ConnectionError as error:
         _fail(str(error), 1)
     except ChildFailed as error:
