@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from etude_model.inference.generate import SamplingConfig
     from etude_model.inference.load import LoadedModel
 
-EMBED_BATCH = 32
-
 
 def sampling(
     max_tokens: int,
@@ -119,24 +117,9 @@ def _answer(
 
 def embed_lines(loaded: LoadedModel, lines: list[str]) -> np.ndarray:
     """Return the unit vectors of texts, float32 [len(lines), hidden_size]; long ones are cut."""
-    import numpy as np
-    import torch
-
-    from etude_model.inference.embed import embed
+    from etude_model.inference.embed import embed_ids
 
     if not lines:
         raise BadInput("no lines on standard input; give one text a line")
     tokenizer, limit = loaded.tokenizer, loaded.config.context_length
-    vectors = []
-    for start in range(0, len(lines), EMBED_BATCH):
-        rows = [
-            [tokenizer.bos_id, *tokenizer.encode(line)][:limit]
-            for line in lines[start : start + EMBED_BATCH]
-        ]
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.full((len(rows), int(lengths.max())), tokenizer.pad_id)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-        with torch.inference_mode():
-            vectors.append(embed(loaded.model, tokens, lengths).numpy())
-    return np.concatenate(vectors)
+    return embed_ids(loaded.model, [tokenizer.encode_whole(line, limit) for line in lines])
