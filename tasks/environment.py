@@ -22,6 +22,7 @@ def defaults(home: Path) -> dict[str, str]:
         "PREFECT_CLI_TELEMETRY_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 10
         "GIT_PYTHON_REFRESH": "quiet",
         # A first start migrates an empty database: 10 of the default 20 seconds on two cores.

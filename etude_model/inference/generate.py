@@ -91,7 +91,8 @@ def _decode(
     was_training = model.training
     model.eval()
     try:
-        batch = _Batch(model, prompts, sampling, seeds or [sampling.seed] * len(prompts))
+        seeds = seeds or [sampling.seed] * len(prompts)
+        batch = _Batch(model, prompts, sampling, seeds, stop_ids)
         for _ in range(sampling.max_new_tokens):
             tokens = batch.step()
             rows = batch.rows
@@ -133,6 +134,7 @@ class _Batch:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingConfig,
         seeds: Sequence[int],
+        stop_ids: Collection[int],
     ) -> None:
         device = model.output_weight.device
         lengths = [len(prompt) for prompt in prompts]
@@ -148,6 +150,8 @@ class _Batch:
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
             self.seen_BV[row, torch.tensor(prompt)] = True
+        # A question ends with the token that shall end its answer: that one may always come again.
+        self.seen_BV[:, [token for token in stop_ids if token < model.config.vocab_size]] = False
         self.seen_BV = self.seen_BV.to(device)
         self.cache = KVCache(
             model.config,

@@ -20,10 +20,12 @@ class EvaluateConfig(Config):
     """Samples of each checkpoint and language in the report."""
     prompt_tokens: int = Field(16, ge=1)
     """Tokens of a held-out text that a checkpoint of the base stages continues."""
-    max_new_tokens: int = Field(48, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
     """Most tokens of a continuation or an answer."""
     temperature: float = Field(0.8, ge=0, le=5)
     """Of continuations; answers always take the likeliest token."""
+    repetition_penalty: float = Field(1.1, gt=0)
+    """Of answers, as `etude chat` has it: small models that take the likeliest token go round."""
     seed: int = Field(0, ge=0)
     """Decides the continuations."""
     batch_size: int = Field(32, ge=1, json_schema_extra={"key": False})

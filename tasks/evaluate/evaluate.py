@@ -17,7 +17,13 @@ import numpy as np
 from storage.errors import BadInput
 from storage.files import read_json
 from tasks.evaluate.config import EvaluateConfig
-from tasks.evaluate.prompts import Prompts, dialogue_text, questions, text_prompts
+from tasks.evaluate.prompts import (
+    Prompts,
+    dialogue_text,
+    questions,
+    text_prompts,
+    whole_characters,
+)
 
 if TYPE_CHECKING:
     from etude_model.data.lm import TokenRows
@@ -215,6 +221,11 @@ def _write(
 
     tokenizer = loaded.tokenizer
     by_language = held_out.questions if is_chat else held_out.text_prompts
+    if not is_chat:
+        by_language = {
+            language: [whole_characters(tokenizer, ids) for ids in all_ids]
+            for language, all_ids in by_language.items()
+        }
     room = loaded.config.context_length - config.max_new_tokens
     prompts = [
         (language, ids)
@@ -225,6 +236,7 @@ def _write(
     sampling = SamplingConfig(
         max_new_tokens=config.max_new_tokens,
         temperature=0.0 if is_chat else config.temperature,
+        repetition_penalty=config.repetition_penalty if is_chat else 1.0,
         seed=config.seed,
     )
     stops = {tokenizer.eos_id, tokenizer.im_end_id}

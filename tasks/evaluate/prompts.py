@@ -30,6 +30,16 @@ def dialogue_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "\n".join(turns)
 
 
+def whole_characters(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Return the ids without byte tokens at either end that are only a part of a character."""
+    start, end = 0, len(ids)
+    while start < end - 1 and tokenizer.decode(ids[start:end]).startswith("\ufffd"):
+        start += 1
+    while end > start + 1 and tokenizer.decode(ids[start:end]).endswith("\ufffd"):
+        end -= 1
+    return ids[start:end]
+
+
 def text_prompts(rows: TokenRows, count: int, num_tokens: int) -> Prompts:
     """Return for each language the first tokens of `count` documents, one a row, spread out.
 

@@ -19,7 +19,7 @@ MEANINGS = {
     "recall@1": "the right passage is ranked first",
     "recall@10": "the right passage is among the first ten",
     "mrr@10": "mean of 1 / rank, ranks beyond ten count 0",
-    "answers_ended": "share of greedy answers that end by themselves",
+    "answers_ended": "share of answers (likeliest token, chat's penalty) that end by themselves",
     "repetition": "share of repeated 4-grams in what was written",
 }
 

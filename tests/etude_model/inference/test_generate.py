@@ -144,6 +144,15 @@ def test_knobs_cut_what_they_should() -> None:
     assert draw([-3.0, -2.0, -1.7], SamplingConfig(**greedy), seen={2}) == {1}
 
 
+def test_the_penalty_spares_what_ends_a_row(model: Etude) -> None:
+    """Catches answers that never end because their question ended with the same token."""
+    pairs = itertools.product(range(61), repeat=2)
+    asked = next([one, two] for one, two in pairs if naive(model, [one, two], 1)[0] == one)
+    greedy = SamplingConfig(max_new_tokens=1, temperature=0, repetition_penalty=1e9)
+    assert generate(model, [asked], greedy, stop_ids=NO_STOP)[0].token_ids != asked[:1]
+    assert generate(model, [asked], greedy, stop_ids={asked[0]})[0].finish_reason == "stop"
+
+
 def test_what_cannot_be_written_is_refused(model: Etude) -> None:
     """Catches silent truncation: prompt and room must fit, and the message has the numbers."""
     fits = SamplingConfig(max_new_tokens=40, temperature=0)

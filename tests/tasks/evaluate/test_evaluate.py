@@ -17,6 +17,7 @@ from storage.artifact import ArtifactRef, Counts
 from storage.errors import BadInput
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.evaluate import chance, checkpoint_names, repetition
+from tasks.evaluate.prompts import whole_characters
 
 CONFIG = EvaluateConfig(num_rows=200, num_pairs=30, max_new_tokens=12, prompt_tokens=4)
 
@@ -162,3 +163,12 @@ def test_names_stay_apart(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "training.json").write_text('{"stage": "sft"}')
     assert checkpoint_names(folders) == ["sft", "sft-2"]
+
+
+def test_a_prompt_is_not_cut_inside_a_character(house: Any) -> None:
+    """Catches a report that shows half a character, where rows and prompts are cut at tokens."""
+    ids = house.tokenizer.encode("龘 and 鱻")
+    assert len(house.tokenizer.encode("龘")) == 3, "the character must be three byte tokens"
+    assert house.tokenizer.decode(whole_characters(house.tokenizer, ids)) == "龘 and 鱻"
+    assert house.tokenizer.decode(whole_characters(house.tokenizer, ids[1:-1])) == " and "
+    assert whole_characters(house.tokenizer, ids[:1]) == ids[:1]
