@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--recipe", default="demo")
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mean-delay", type=float, help="seconds from a start to its kill")
     parser.add_argument("--keep", type=Path, help="folder for both homes, not deleted")
     parser.add_argument("--reference", type=Path, help="an ETUDE_HOME that ran the recipe in peace")
     parser.add_argument("--overrides", nargs="*", default=[])
@@ -52,10 +53,11 @@ def main() -> int:
     run_seconds = sum(stage["seconds"] for stage in reference["stages"])
     if run_seconds < 5:  # the reference was reused
         run_seconds = sum(manifest["seconds"] for manifest in manifests(peace))
+    mean_delay = options.mean_delay or run_seconds / options.kills + START_SECONDS
     dice = random.Random(options.seed)
     kills = []
     for number in range(options.kills):
-        delay = dice.uniform(2.0, 2.0 * (run_seconds / options.kills + START_SECONDS))
+        delay = dice.uniform(2.0, 2.0 * mean_delay)
         kills.append(kill_after(command, war, delay, number))
         print(row(kills[-1]), flush=True)
     last = finish(command, war)
@@ -101,8 +103,10 @@ def kill_after(command: list[str], home: Path, delay: float, number: int) -> dic
         process = subprocess.Popen(
             command, env=environment(home), stdout=output, stderr=output, start_new_session=True
         )
-        time.sleep(delay)
-        was = process.poll()
+        try:
+            was = process.wait(delay)
+        except subprocess.TimeoutExpired:
+            was = None
         doing = under_way(home)
         os.killpg(process.pid, signal.SIGKILL) if was is None else None
         process.wait()
