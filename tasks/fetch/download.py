@@ -1,224 +1,219 @@
-"""A URL -> a file: one polite connection, resumed where it broke off, checked at the end.
+"""Addresses -> files: two connections, resumed where they broke off, whole only when checked.
 
-    dump.part        the bytes so far; survives a failed attempt and a killed process
-    dump.part.json   the validator (ETag or Last-Modified) those bytes belong to
+    dump-00001.xml.bz2     checked against its SHA-1, then renamed in: never loaded again
+    dump-00002.part        still coming (part.py)
 
 A resume sends `Range` with `If-Range`, so a server whose file has changed sends the new one from
-its start instead of the rest of another. 429 and 5xx are waited out as Retry-After says, else
-2, 4, 8, … seconds. Wikimedia's servers refuse clients whose User-Agent has no contact (T427836).
+its start instead of the rest of another. What is not the file (another size or SHA-1) is thrown
+away and loaded once more from the last address, the origin. Two connections are what
+Wikimedia asks of a client.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
+from queue import Empty, SimpleQueue
+from threading import Event
 
 import httpx
 
-from storage.errors import BadInput
-from storage.files import read_json, write_json
+from storage.errors import BadInput, Stopped
+from tasks.fetch.client import Retry, check_status, open_client, persist, request_headers
+from tasks.fetch.part import Part
 
-TIMEOUT_SECONDS = 60.0
-MAX_WAIT_SECONDS = 600.0
-ATTEMPTS = 8
-BUSY = (408, 429, 500, 502, 503, 504)
-Result = TypeVar("Result")
-_VALIDATORS = ("etag", "last-modified", "content-length")
+CONNECTIONS = 2
+POLL_SECONDS = 0.2
+_SPAN = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
 
 
-class _Retry(Exception):
-    """The server failed in a way that may pass; `wait` is the seconds it asked for."""
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file on a server: its addresses, the origin last, and what it must be where known."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-def user_agent(contact: str) -> str:
-    """Return the User-Agent: the program, its version and whom to write to."""
-    try:
-        name = f"etude/{version('etude')}"
-    except PackageNotFoundError:
-        name = "etude"
-    return f"{name} ({contact})" if contact else name
+    urls: tuple[str, ...]
+    size: int | None = None
+    sha1: str | None = None
 
 
-def remote_identity(
-    url: str, *, contact: str = "", sleep: Callable[[float], None] = time.sleep
-) -> str:
-    """Return what a server says of its file: ETag, date and length, from one HEAD request."""
-    headers = _headers(url, contact)
-
-    def ask() -> str:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
-            response = client.head(url, headers=headers)
-        _check(response, url)
-        known = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
-        return f"url:{url} " + " ".join(f"{name}={value}" for name, value in known.items())
-
-    return _persist(ask, lambda: 0, url, sleep)
+class _WrongFile(Exception):
+    """What came is not the file that was wanted."""
 
 
 def download(
-    url: str,
-    target: Path,
+    files: Mapping[Path, RemoteFile],
     *,
     contact: str = "",
-    sha1: str | None = None,
     progress: Callable[[float, float | None, str], None] = lambda done, total, unit: None,
     log: Callable[[str], None] = lambda message: None,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> None:
-    """Download `url` to `target`, going on from what an earlier attempt left beside it.
+    """Download every file to its path, going on from what an earlier attempt left there.
 
-    Raises BadInput for what no retry mends (404, wrong SHA-1, empty file, full disk) and
-    ConnectionError when the server stays away; what was loaded then waits for the next run.
+    Raises BadInput for what no retry mends (404, twice the wrong file, too small a disk) and
+    ConnectionError when a server stays away; what was loaded then waits for the next run.
+    Threads load; only the caller's thread speaks (`progress`, `log`).
     """
-    headers = _headers(url, contact)
-    part = target.with_name(f"{target.name.split('.')[0]}.part")
-    note = part.with_name(f"{part.name}.json")
+    for file in files.values():
+        for url in file.urls:
+            request_headers(url, contact)
+    for folder in {target.parent for target in files}:
+        there = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        check_space(folder, sum(file.size or 0 for file in files.values()) - there)
+    totals = {target: file.size for target, file in files.items()}
+    done = dict.fromkeys(files, 0)
+    messages: SimpleQueue[str] = SimpleQueue()
+    stop = Event()
 
-    def attempt() -> None:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
-            _load(client, url, headers, part, note, progress)
+    def load(target: Path, file: RemoteFile) -> None:
+        def tell(size: int, total: int | None) -> None:
+            if stop.is_set():
+                raise Stopped("the download was stopped; run again to go on with it")
+            done[target], totals[target] = size, total
 
-    def size() -> int:
-        return part.stat().st_size if part.exists() else 0
+        _Transfer(target, file, contact, tell, messages.put, sleep or stop.wait).run()
 
-    _persist(attempt, size, url, sleep, log)
-    if size() == 0:
-        _discard(part, note)
-        raise BadInput(f"{url} is an empty file; check the address")
-    if sha1 and (found := _sha1(part)) != sha1:
-        _discard(part, note)
-        raise BadInput(
-            f"{url} has SHA-1 {found}, not sha1={sha1}; check the value, then download again"
-        )
-    part.rename(target)
-    note.unlink(missing_ok=True)
-
-
-def _load(
-    client: httpx.Client,
-    url: str,
-    headers: dict[str, str],
-    part: Path,
-    note: Path,
-    progress: Callable[[float, float | None, str], None],
-) -> None:
-    """Load the file, or what is missing of it, in one request."""
-    done = 0
-    validator = read_json(note)["validator"] if note.exists() else None
-    if part.exists() and validator:
-        done = part.stat().st_size
-        headers = headers | {"Range": f"bytes={done}-", "If-Range": validator}
-    with client.stream("GET", url, headers=headers) as response:
-        if response.status_code == 416:  # nothing follows our bytes: we have them all, or too many
-            whole = response.headers.get("content-range", "").endswith(f"*/{done}")
-            if done and whole:
-                return
-            _discard(part, note)
-            raise _Retry("the server does not have the rest of what was loaded")
-        _check(response, url)
-        if response.status_code != 206:
-            done = 0  # the server sends the file from its start
-        elif not response.headers.get("content-range", "").startswith(f"bytes {done}-"):
-            _discard(part, note)
-            raise _Retry("the server sends another range than we asked for")
-        write_json(note, {"url": url, "validator": _validator(response)})
-        length = response.headers.get("content-length")
-        total = done + int(length) if length else None
-        _check_space(part.parent, int(length or 0), url)
-        with part.open("ab" if done else "wb") as file:
-            for piece in response.iter_raw():  # as it comes: a size would hold bytes back
-                file.write(piece)
-                done += len(piece)
-                progress(done, total, "bytes")
-
-
-def _persist(
-    attempt: Callable[[], Result],
-    size: Callable[[], int],
-    url: str,
-    sleep: Callable[[float], None],
-    log: Callable[[str], None] = lambda message: None,
-) -> Result:
-    """Attempt until it works; give up after ATTEMPTS failures in a row without a new byte."""
-    failures, before = 0, size()
-    while True:
+    def speak() -> None:
+        known = [total for total in totals.values() if total is not None]
+        progress(sum(done.values()), sum(known) if len(known) == len(totals) else None, "bytes")
         try:
-            return attempt()
-        except (httpx.TransportError, _Retry) as error:
-            reason = str(error) or type(error).__name__
-            wait = error.wait if isinstance(error, _Retry) else None
-        failures = failures + 1 if size() <= before else 1
-        before = size()
-        wait = min(2.0**failures, 60.0) if wait is None else wait
-        if failures >= ATTEMPTS or wait > MAX_WAIT_SECONDS:
-            raise ConnectionError(
-                f"cannot load {url}: {reason}; run again later, "
-                f"the {before:,} bytes so far are kept"
-            )
-        log(f"{reason}; next attempt in {wait:.0f} s, {before:,} bytes so far")
-        sleep(wait)
+            while True:
+                log(messages.get_nowait())
+        except Empty:
+            return
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        pending: set[Future[None]] = {pool.submit(load, *one) for one in files.items()}
+        try:
+            while pending:
+                finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+                speak()
+                for future in finished:
+                    future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def _headers(url: str, contact: str) -> dict[str, str]:
-    host = urlsplit(url).hostname or ""
-    if host.endswith("wikimedia.org") and not contact:
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse work that needs more bytes than the disk of `folder` has free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise BadInput(
-            f"{host} refuses downloads without a contact; set contact=you@example.org in the source"
+            f"the dump needs {needed / 1e9:.1f} GB more and {folder} has {free / 1e9:.1f} GB free; "
+            "free some or put ETUDE_HOME on a larger disk"
         )
-    return {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"}
 
 
-def _check(response: httpx.Response, url: str) -> None:
-    status = response.status_code
-    if status in BUSY:
-        raise _Retry(f"the server answers {status}", _retry_after(response))
-    if status >= 400:
-        raise BadInput(f"{url} answers {status} {response.reason_phrase}; check the address")
+class _Transfer:
+    """One file on its way: from the mirror, then the origin, or else twice from the origin."""
 
+    def __init__(
+        self,
+        target: Path,
+        file: RemoteFile,
+        contact: str,
+        tell: Callable[[int, int | None], None],
+        log: Callable[[str], None],
+        sleep: Callable[[float], object],
+    ) -> None:
+        self.target, self.file, self.contact = target, file, contact
+        self.tell, self.log, self.sleep = tell, log, sleep
 
-def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds the server asks us to wait; it may say a number or a date."""
-    value = response.headers.get("retry-after", "")
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
+    def run(self) -> None:
+        """Bring the file to its path, unless it lies there whole."""
+        if self._is_there():
+            return
+        self.part = Part(self.target)
+        origin = self.file.urls[-1]
+        refused = []
+        for url in self.file.urls if len(self.file.urls) > 1 else (origin, origin):
+            try:
+                persist(partial(self._load, url), self._size, url, self.sleep, self.log)
+                self._check(url)
+            except _WrongFile as error:
+                self.part.discard()
+                refused.append(str(error))
+            except (BadInput, ConnectionError) as error:
+                if url == origin:
+                    raise
+                refused.append(str(error))  # a mirror may lag behind, or be down
+            else:
+                self.part.finish(self.target)
+                return
+            self.log(refused[-1])
+        raise BadInput(f"{'; then '.join(refused)}; correct the address or SHA-1, or try later")
+
+    def _is_there(self) -> bool:
+        if not (self.file.sha1 and self.target.exists()):
+            return False
+        size = self.target.stat().st_size
+        self.tell(size, size)
+        with self.target.open("rb") as file:
+            return hashlib.file_digest(file, "sha1").hexdigest() == self.file.sha1
+
+    def _size(self) -> int:
+        return self.part.size
+
+    def _load(self, url: str) -> None:
+        """Load the file, or what is missing of it, in one request."""
+        part, wanted = self.part, self.file.size
+        self.tell(part.size, wanted)
+        if wanted and part.size >= wanted:
+            return
+        headers = request_headers(url, self.contact)
+        if part.size and part.validator:
+            headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
+        with open_client() as client, client.stream("GET", url, headers=headers) as response:
+            span = response.headers.get("content-range", "")
+            if response.status_code == 416:  # nothing follows our bytes: all there, or too many
+                if part.size and span.endswith(f"*/{part.size}"):
+                    return
+                part.discard()
+                raise Retry("the server does not have the rest of what was loaded")
+            check_status(response, url)
+            length = response.headers.get("content-length")
+            total = int(length) if length else wanted
+            if response.status_code == 206:
+                match = _SPAN.fullmatch(span)
+                if match is None or int(match[1]) != part.size:
+                    part.discard()
+                    raise Retry(f"the server sends the range {span!r}, not what we asked for")
+                total = int(match[2])
+            if response.status_code != 206 or part.size == 0:  # the file from its start
+                part.begin(_validator(response))
+            if wanted and total != wanted:
+                raise _WrongFile(f"{url} has {total:,} bytes, not {wanted:,}")
+            if total and not wanted:
+                check_space(part.path.parent, total - part.size)
+
+            def tell(size: int) -> None:
+                self.tell(size, total)
+                if total and size > total:
+                    raise _WrongFile(f"{url} has more than {total:,} bytes")
+
+            part.append(response.iter_raw(), tell)  # as it comes: a size would hold bytes back
+        if total and part.size < total:
+            raise Retry("the server ended before the file did")
+
+    def _check(self, url: str) -> None:
+        """Refuse what is not the file that was wanted."""
+        found, wanted = self.part.sha1.hexdigest(), self.file
+        if self.part.size == 0:
+            raise _WrongFile(f"{url} is an empty file")
+        if wanted.size and self.part.size != wanted.size:
+            raise _WrongFile(f"{url} has {self.part.size:,} bytes, not {wanted.size:,}")
+        if wanted.sha1 and found != wanted.sha1:
+            raise _WrongFile(f"{url} has SHA-1 {found}, not {wanted.sha1}")
 
 
 def _validator(response: httpx.Response) -> str | None:
     """Return what If-Range may carry: a strong ETag, else the date of the last change."""
     etag = response.headers.get("etag", "")
     return etag if etag.startswith('"') else response.headers.get("last-modified")
-
-
-def _check_space(folder: Path, needed: int, url: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise BadInput(
-            f"{url} needs {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
-            "free some or put ETUDE_HOME on a larger disk"
-        )
-
-
-def _discard(part: Path, note: Path) -> None:
-    part.unlink(missing_ok=True)
-    note.unlink(missing_ok=True)
-
-
-def _sha1(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha1").hexdigest()

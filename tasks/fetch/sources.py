@@ -1,34 +1,68 @@
-"""A source -> a local file, and the text that tells two states of the same source apart.
+"""A source -> its files, and the text that tells two states of the same source apart.
 
-A path or an address does not say what lies there today, so the stage's key also holds the
-source's identity: the hash of a file's contents, or what a server says about its file.
+A path, an address or a wiki's name does not say what lies there today, so the stage's key also
+holds the source's identity: the hash of a file's contents, or what a server says about its files.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from storage.artifact import sha256_file
 from storage.errors import BadInput
-from tasks.fetch.config import FetchConfig, FileSource, PackageSource, UrlSource
-from tasks.fetch.download import remote_identity
+from tasks.fetch.client import remote_identity
+from tasks.fetch.config import FetchConfig, FileSource, PackageSource, UrlSource, WikiSource
+from tasks.fetch.download import RemoteFile
+from tasks.fetch.wiki import WikiFile
 from tasks.paths import resolve
 
 PACKED = (".bz2", ".gz", ".xz", ".lzma", ".7z", ".zst", ".zip")
+_MULTISTREAM = re.compile(r"(.+-multistream)(\d*)\.xml(-p\d+p\d+)?(\.\w+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFile:
+    """A file of a dump: its original name, where it is, and its multistream index."""
+
+    name: str
+    origin: Path | RemoteFile
+    index: DumpFile | None = None
 
 
 def identity(source: FetchConfig) -> str:
     """Return what stands for the source's present contents in the stage's key.
 
-    A URL without a SHA-1 costs one HEAD request.
+    A wiki costs two small requests, a URL without a SHA-1 one.
     """
-    if not isinstance(source, UrlSource):
-        return f"{file_name(source)} sha256:{sha256_file(local_path(source))}"
-    if source.sha1:
-        return f"sha1:{source.sha1}"
-    return remote_identity(source.url, contact=source.contact)
+    if isinstance(source, WikiSource):
+        return source.dump.identity
+    if isinstance(source, UrlSource):
+        if source.sha1:
+            return f"sha1:{source.sha1}"
+        return remote_identity(source.url, contact=source.contact)
+    path = local_path(source)
+    index = index_beside(path)
+    beside = f" index:{sha256_file(index)}" if index else ""
+    return f"{file_name(source)} sha256:{sha256_file(path)}{beside}"
+
+
+def dump_files(source: FetchConfig) -> list[DumpFile]:
+    """Return the source's files, in the order of their pages."""
+    if isinstance(source, WikiSource):
+        return [
+            _remote(source, file, _remote(source, index) if index else None)
+            for file, index in source.dump.files
+        ]
+    name = file_name(source)
+    if isinstance(source, UrlSource):
+        return [DumpFile(name, RemoteFile((source.url,), sha1=source.sha1))]
+    path = local_path(source)
+    index = index_beside(path)
+    return [DumpFile(name, path, DumpFile(index.name, index) if index else None)]
 
 
 def local_path(source: FileSource | PackageSource) -> Path:
@@ -41,7 +75,16 @@ def local_path(source: FileSource | PackageSource) -> Path:
     return path
 
 
-def file_name(source: FetchConfig) -> str:
+def index_beside(path: Path) -> Path | None:
+    """Return the index that lies beside a multistream dump, as Wikimedia names it."""
+    match = _MULTISTREAM.fullmatch(path.name)
+    if match is None:
+        return None
+    index = path.with_name(f"{match[1]}-index{match[2]}.txt{match[3] or ''}{match[4]}")
+    return index if index.is_file() else None
+
+
+def file_name(source: FileSource | PackageSource | UrlSource) -> str:
     """Return the name the dump has where it comes from."""
     if isinstance(source, UrlSource):
         return PurePosixPath(unquote(urlsplit(source.url).path)).name or "dump.xml"
@@ -50,10 +93,18 @@ def file_name(source: FetchConfig) -> str:
     return PurePosixPath(source.path).name
 
 
-def dump_name(name: str) -> str:
-    """Return the name in the artifact: `dump.xml` and the ending that tells how it is packed."""
+def packing(name: str) -> str:
+    """Return the ending that tells how a file is packed, or nothing."""
     suffix = PurePosixPath(name).suffix.lower()
-    return "dump.xml" + (suffix if suffix in PACKED else "")
+    return suffix if suffix in PACKED else ""
+
+
+def _remote(source: WikiSource, file: WikiFile, index: DumpFile | None = None) -> DumpFile:
+    """Return a file of the wiki's dump: on the mirror, then on the origin."""
+    servers = [server.rstrip("/") for server in (source.mirror, source.server) if server]
+    folder = f"{source.wiki}/{source.dump.date}"
+    urls = tuple(f"{server}/{folder}/{file.name}" for server in servers)
+    return DumpFile(file.name, RemoteFile(urls, file.size, file.sha1), index)
 
 
 def _in_package(source: PackageSource) -> Path:

@@ -17,7 +17,7 @@ from tasks.fetch.config import (
     PackageSource,
     UrlSource,
 )
-from tasks.fetch.sources import dump_name, file_name, identity, local_path
+from tasks.fetch.sources import file_name, identity, local_path, packing
 from tasks.fetch.task import fetch
 
 DEMO = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -30,6 +30,18 @@ def test_kind_tells_the_sources_apart() -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(FetchConfig).validate_python({"kind": "file", "pth": "x"})
     assert "contact" not in UrlSource(url="https://x.org/d", contact="a@b.c").key_dict()
+    for contact in ("a@b.c\r\nHost: evil", "é@b.c"):
+        with pytest.raises(ValidationError):
+            UrlSource(url="https://x.org/d", contact=contact)
+
+
+def test_prefects_form_shows_every_kind() -> None:
+    """Catches a source that the form cannot offer, or a field that it cannot explain."""
+    schema = TypeAdapter(FetchConfig).json_schema()
+    assert set(schema["discriminator"]["mapping"]) == {"wiki", "url", "file", "package"}
+    for definition in schema["$defs"].values():
+        for name, field in definition["properties"].items():
+            assert "position" in field and (name == "kind" or field["description"])
 
 
 def test_a_files_identity_is_its_contents(tmp_path: Path) -> None:
@@ -79,16 +91,17 @@ def test_a_missing_gensim_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("xywiki-20260101-pages-articles.xml.bz2", "dump.xml.bz2"),
-        ("enwiki-1.xml-p10p30302-shortened.bz2", "dump.xml.bz2"),
-        ("dump.xml", "dump.xml"),
-        ("x.XML.GZ", "dump.xml.gz"),
-        ("noending", "dump.xml"),
+        ("xywiki-20260101-pages-articles.xml.bz2", ".bz2"),
+        ("enwiki-1.xml-p10p30302-shortened.bz2", ".bz2"),
+        ("enwiki-20260101-pages-articles-multistream1.xml-p1p41242.bz2", ".bz2"),
+        ("dump.xml", ""),
+        ("x.XML.GZ", ".gz"),
+        ("noending", ""),
     ],
 )
 def test_names_in_the_artifact(name: str, expected: str) -> None:
     """Catches an artifact whose file name depends on where the dump came from."""
-    assert dump_name(name) == expected
+    assert packing(name) == expected
     assert file_name(UrlSource(url=f"https://x.org/a%20b/{name}?q=1")) == name
 
 
@@ -101,8 +114,48 @@ def test_the_room_copies_and_notes_the_source(tmp_path: Path) -> None:
     counts = fetch.run(config=source, workspace=workspace)
     assert (counts.seen, counts.kept, counts.metrics["bytes"]) == (1, 1, 12)
     assert sorted(file.name for file in workspace.path.iterdir()) == ["dump.xml", "source.json"]
+    assert json.loads((workspace.path / "source.json").read_text()) == {
+        "wiki": "xywiki",
+        "language": None,
+        "name": "xywiki.xml",
+        "date": None,
+        "files": [{"path": "dump.xml", "name": "xywiki.xml", "index": None}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("x-pages-articles-multistream.xml.bz2", "x-pages-articles-multistream-index.txt.bz2"),
+        ("x-multistream3.xml-p7p9.bz2", "x-multistream-index3.txt-p7p9.bz2"),
+    ],
+)
+def test_an_index_beside_a_file_comes_along(tmp_path: Path, name: str, beside: str) -> None:
+    """Catches a multistream dump that can no longer be split, and a key blind to its index."""
+    (tmp_path / name).write_bytes(b"dump")
+    source = FileSource(path=tmp_path / name)
+    alone = identity(source)
+    (tmp_path / beside).write_bytes(b"index")
+    assert identity(source) != alone
+    workspace = Workspace.scratch(tmp_path / "out")
+    fetch.run(config=source, workspace=workspace)
+    assert (workspace.path / "dump-index.txt.bz2").read_bytes() == b"index"
     note = json.loads((workspace.path / "source.json").read_text())
-    assert note == {"wiki": "xywiki", "language": None, "name": "xywiki.xml"}
+    assert note["files"] == [{"path": "dump.xml.bz2", "name": name, "index": "dump-index.txt.bz2"}]
+
+
+def test_a_copy_that_does_not_fit_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a disk filled up to the last byte by a file of this machine."""
+    path = tmp_path / "x.xml"
+    path.write_text("<mediawiki/>")
+    usage = type("Usage", (), {"free": 5})
+    monkeypatch.setattr("tasks.fetch.download.shutil.disk_usage", lambda folder: usage)
+    workspace = Workspace.scratch(tmp_path / "out")
+    with pytest.raises(BadInput, match="ETUDE_HOME on a larger disk"):
+        fetch.run(config=FileSource(path=path), workspace=workspace)
+    assert list(workspace.path.iterdir()) == []
 
 
 def test_the_demo_dump_is_found_without_importing_gensim() -> None:
