@@ -1,0 +1,211 @@
+"""Parts of a stage, side by side: (workspace, work, jobs) -> one whole part per job.
+
+    def clean_part(job: CleanJob, folder: Path, tell: Tell) -> Counts: ...
+
+    counts = build_parts(workspace, clean_part, {"part-00000": job, …}, workers=config.workers)
+
+`work` is a function of a module, a job is a small picklable value (paths, numbers, plain data):
+a worker reads its input and writes its output itself, and only the ledger comes back. A worker
+imports the module of `work` and nothing of ours besides, so keep that module free of Prefect (not
+`task.py`), polars and the like: each import is paid once per worker.
+
+A part appears by one rename, made here, so it is whole or not there, and a stage that was killed
+goes on with the parts it lacks. What was under way in a worker that died (out of memory, killed)
+is built again, alone. Workers end when this process does, however it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from storage.artifact import Counts
+from storage.errors import ChildFailed
+from storage.workspace import PART, Workspace
+
+Job = TypeVar("Job")
+Tell = Callable[[float], None]
+Work = Callable[[Job, Path, Tell], Counts]
+POLL_SECONDS = 0.2
+ATTEMPTS_ALONE = 2  # the first death may have been another part's fault
+_SHARE = struct.Struct("d")
+_CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+def build_parts(
+    workspace: Workspace,
+    work: Work[Job],
+    jobs: Mapping[str, Job],
+    workers: int = 0,
+    *,
+    sizes: Mapping[str, float] | None = None,
+    unit: str = "parts",
+) -> list[Counts]:
+    """Build the parts that are not there yet; return the ledgers of all of them, in order.
+
+    `work(job, folder, tell)` fills a fresh folder and returns what it counted; `tell(share)` says
+    how much of its job is done, from 0 to 1. `workers` counts processes, 0 is one per usable
+    core; one worker is this process. `sizes` weigh the parts in the progress, in `unit`.
+    """
+    build = _Build(workspace, work, jobs, sizes or {}, unit)
+    waiting = deque(build.missing)
+    workers = min(workers or usable_cores(), len(waiting))
+    while waiting and workers > 1:
+        for name in build.in_pool(waiting, workers):
+            workspace.log(f"a worker died while {name} was under way; it is built again, alone")
+            if all(build.in_pool(deque([name]), 1) for _ in range(ATTEMPTS_ALONE)):
+                raise ChildFailed(
+                    f"workers died building {name}, even alone; if memory ran out, set fewer "
+                    "workers, then run the same command again: the other parts are kept"
+                )
+    return [build.here(name) for name in jobs]
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    if _CGROUP_CPU.is_file():
+        quota, _, period = _CGROUP_CPU.read_text().partition(" ")
+        if quota.isdigit():
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
+
+
+class _Build(Generic[Job]):
+    """The jobs of one call, where they are built and how far they are."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        work: Work[Job],
+        jobs: Mapping[str, Job],
+        sizes: Mapping[str, float],
+        unit: str,
+    ) -> None:
+        self.workspace, self.work, self.jobs, self.unit = workspace, work, jobs, unit
+        self.missing = [name for name in jobs if not (workspace.path / name / PART).exists()]
+        self.weights = {name: sizes.get(name, 1.0) for name in jobs}
+        self.total = sum(self.weights.values())
+        self.done = self.total - sum(self.weights[name] for name in self.missing)
+
+    def here(self, name: str) -> Counts:
+        """Return a part's ledger; build it in this process if it is not there."""
+
+        def tell(share: float) -> None:
+            self._tell({name: share})
+
+        return self._commit(name, lambda folder: self.work(self.jobs[name], folder, tell))
+
+    def in_pool(self, waiting: deque[str], workers: int) -> list[str]:
+        """Build what is waiting in a fresh pool; return what was under way when a worker died."""
+        board = self.workspace.path / "progress.tmp"  # one number a part, written by the workers
+        board.write_bytes(bytes(_SHARE.size * len(self.jobs)))
+        slots = {name: _SHARE.size * index for index, name in enumerate(self.jobs)}
+        running: dict[Future[Counts], str] = {}
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker)
+        try:
+            while waiting or running:
+                while waiting and len(running) <= workers:  # one ahead, so that no worker idles
+                    name = waiting[0]
+                    folder = self._worker_folder(name)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir()
+                    job, slot = self.jobs[name], slots[name]
+                    with _no_main_module():  # each call may start a worker
+                        future = pool.submit(_run, self.work, job, folder, board, slot)
+                    running[future] = name
+                    waiting.popleft()  # only now: a broken pool refuses the call
+                done, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    counts = future.result()
+                    name = running.pop(future)
+                    self._commit(name, partial(_take, self._worker_folder(name), counts))
+                shares = board.read_bytes()
+                self._tell(
+                    {name: _SHARE.unpack_from(shares, slots[name])[0] for name in running.values()}
+                )
+        except BrokenProcessPool:
+            return list(running.values())
+        except BaseException:
+            for process in list((pool._processes or {}).values()):  # 3.14: terminate_workers()
+                process.kill()  # nothing whole is lost: only our rename makes a part
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            board.unlink(missing_ok=True)
+        return []
+
+    def _commit(self, name: str, fill: Callable[[Path], Counts]) -> Counts:
+        is_new = not (self.workspace.path / name / PART).exists()
+        counts = self.workspace.part(name, fill)
+        self.done += self.weights[name] * is_new
+        self._tell({})
+        return counts
+
+    def _tell(self, shares: Mapping[str, float]) -> None:
+        """Pass on how far all is: what is done, and the shares of what is under way."""
+        under_way = sum(self.weights[name] * share for name, share in shares.items())
+        self.workspace.progress(self.done + under_way, self.total, self.unit)
+
+    def _worker_folder(self, name: str) -> Path:
+        """Return where a worker writes; what a crash leaves there the next Workspace deletes."""
+        return self.workspace.path / f"{name}.worker.tmp"
+
+
+def _take(made: Path, counts: Counts, folder: Path) -> Counts:
+    """Give the workspace what a worker made: its folder replaces the empty one."""
+    made.rename(folder)
+    return counts
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep new workers from importing our main module: it may be all of Prefect, or pytest."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, killed or not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
+
+
+def _run(work: Work[Job], job: Job, folder: Path, board: Path, offset: int) -> Counts:
+    """Do one job in a worker, writing on the board how far it is."""
+    handle = os.open(board, os.O_WRONLY)
+
+    def tell(share: float) -> None:
+        os.pwrite(handle, _SHARE.pack(share), offset)
+
+    try:
+        return work(job, folder, tell)
+    finally:
+        os.close(handle)
