@@ -1,164 +1,115 @@
-"""documents -> corpus: which documents stay, and on which side of the split.
+"""documents + plan -> corpus: the documents that stay, with their quality, cluster and side.
 
-In: documents.parquet files of any number of wikis. Out: a plan (one small row per document), then
-one part per file, streamed by it.
-
-- A page that comes twice (two dumps of one wiki) stays in its newest revision.
-- Of documents with equal text the first by (wiki, page_id) stays. Equal means equal after case
-  folding and collapsing of white space, by BLAKE2b.
-- The split hashes the id of the page, not its text: a page stays on its side when it is edited,
-  when others come or go, and in any order of the files.
-
-Only the plan is held in memory, about 100 bytes a document; the texts stream through.
+The last reading of the texts: one file of documents, one part of the corpus, a batch at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.artifact import Counts
-from storage.formats.schemas import CORPUS, LEDGER
-from storage.formats.table import write_table
-from storage.hashing import stable_hash
+from storage.formats.schemas import CORPUS, DOCUMENTS, LEDGER
+from storage.formats.table import TableWriter
+from tasks.dedup.exact import content_hash
+from tasks.dedup.paragraphs import remove_paragraphs
+from tasks.dedup.quality import Quality, measure
 
 BATCH_ROWS = 512
-_BUCKETS = 10_000
-_EMPTY = pl.DataFrame(
-    schema={
-        "file": pl.UInt32,
-        "wiki": pl.String,
-        "language": pl.String,
-        "page_id": pl.Int64,
-        "rev_id": pl.Int64,
-        "content_hash": pl.String,
-    }
-)
 
 
-def content_hash(text: str) -> str:
-    """Return the hash by which two texts count as equal, 32 hex digits."""
-    normal = " ".join(text.casefold().split())
-    return hashlib.blake2b(normal.encode(), digest_size=16).hexdigest()
+@dataclass(frozen=True, slots=True)
+class PartJob:
+    """One part of the corpus: its documents, and what the plan says of them."""
+
+    documents: Path
+    plan: Path
 
 
-def split_hash(cluster: str, salt: str) -> int:
-    """Return the hash that decides a cluster's side of the split."""
-    return stable_hash(f"{salt}{cluster}")
-
-
-def plan_corpus(paths: Sequence[Path], *, validation_share: float, salt: str = "") -> pl.DataFrame:
-    """Return one row per document, in the order of the files.
-
-    Columns: file, content_hash, cluster, split, and reason and detail (null = the document stays).
-    """
-    frames = [
-        _EMPTY,
-        *(frame for number, path in enumerate(paths) for frame in _index(number, path)),
-    ]
-    documents = pl.concat(frames).with_row_index("row")
-    documents = documents.with_columns(
-        cluster=pl.concat_str("wiki", pl.col("page_id").cast(pl.String), separator=":")
-    )
-    newest = documents.sort("wiki", "page_id", -pl.col("rev_id"), "row").unique(
-        "cluster", keep="first", maintain_order=True
-    )
-    kept = newest.unique("content_hash", keep="first", maintain_order=True)
-    kept = kept.with_columns(split=_splits(kept, validation_share, salt))
-    return (
-        documents.join(kept.select("row", "split"), on="row", how="left")
-        .join(newest.select("row", newest=True), on="row", how="left")
-        .join(kept.select("content_hash", kept="cluster"), on="content_hash", how="left")
-        .with_columns(
-            reason=pl.when(pl.col("newest").is_null())
-            .then(pl.lit("older_revision"))
-            .when(pl.col("split").is_null())
-            .then(pl.lit("duplicate")),
-        )
-        .with_columns(
-            detail=pl.when(pl.col("reason") == "duplicate")
-            .then("kept")
-            .when(pl.col("reason") == "older_revision")
-            .then("cluster")
-        )
-        .sort("row")
-        .select("file", "content_hash", "cluster", "split", "reason", "detail")
-    )
-
-
-def write_part(path: Path, plan: pl.DataFrame, directory: Path) -> Counts:
+def write_part(job: PartJob, directory: Path, tell: Callable[[float], None]) -> Counts:
     """Write one file's documents that stay (corpus.parquet) and the others' reasons (ledger)."""
-    dropped: list[dict[str, str | None]] = []
-    kept = num_chars = num_validation = start = 0
-    with pq.ParquetWriter(
-        directory / "corpus.parquet", CORPUS, compression="zstd", compression_level=3
-    ) as writer:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
-            rows = plan[start : start + batch.num_rows]
-            start += batch.num_rows
-            table = _with_columns(pa.Table.from_batches([batch]), rows)
-            for number in rows["reason"].is_not_null().arg_true():
-                title = batch["title"][number].as_py()
-                id, reason, detail = rows["cluster", "reason", "detail"].row(number)
-                dropped.append({"id": id, "title": title, "reason": reason, "detail": detail})
-            table = table.filter(pa.array(rows["reason"].is_null().to_list(), pa.bool_()))
-            if table.num_rows:
-                writer.write_table(table)
-            kept += table.num_rows
-            num_chars += sum(table["num_chars"].to_pylist())
-            num_validation += table["split"].to_pylist().count("validation")
-    write_table(directory / "ledger.parquet", dropped, LEDGER)
-    reasons = [str(row["reason"]) for row in dropped]
-    return Counts(
-        start,
-        kept,
-        {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-        metrics={"characters": num_chars, "validation_documents": num_validation},
-    )
-
-
-def _index(number: int, path: Path) -> Iterator[pl.DataFrame]:
-    """Yield the ids and content hashes of a file's documents, batch by batch."""
-    columns = [name for name in _EMPTY.columns if name not in ("file", "content_hash")]
-    for batch in pq.ParquetFile(path).iter_batches(
-        batch_size=BATCH_ROWS, columns=[*columns, "text"]
+    plan = pq.read_table(job.plan)
+    dropped: Counter[str] = Counter()
+    metrics = {"characters": 0, "validation_documents": 0, "shortened_documents": 0}
+    kept = start = 0
+    with (
+        pq.ParquetFile(job.documents) as documents,
+        pq.ParquetWriter(
+            directory / "corpus.parquet", CORPUS, compression="zstd", compression_level=3
+        ) as corpus,
+        TableWriter(directory / "ledger.parquet", LEDGER) as ledger,
     ):
-        hashes = [content_hash(text) for text in batch["text"].to_pylist()]
-        ids = pl.DataFrame({name: batch[name].to_pylist() for name in columns})
-        frame = ids.with_columns(
-            file=pl.lit(number), content_hash=pl.Series(hashes, dtype=pl.String)
+        for batch in documents.iter_batches(batch_size=BATCH_ROWS):
+            verdicts = plan.slice(start, batch.num_rows)
+            start += batch.num_rows
+            stays = pc.is_null(verdicts["reason"])
+            _tell_why(batch, verdicts, ledger, dropped)
+            rows = _corpus_rows(
+                pa.Table.from_batches([batch]).filter(stays), verdicts.filter(stays)
+            )
+            if rows.num_rows:
+                corpus.write_table(rows)
+            kept += rows.num_rows
+            metrics["characters"] += pc.sum(rows["num_chars"], min_count=0).as_py()
+            metrics["validation_documents"] += rows["split"].to_pylist().count("validation")
+            shortened = pc.and_(stays, pc.is_valid(verdicts["lost"]))
+            metrics["shortened_documents"] += shortened.to_pylist().count(True)
+            tell(start / documents.metadata.num_rows)
+    return Counts(start, kept, dropped, metrics=metrics)
+
+
+def _tell_why(
+    batch: pa.RecordBatch, verdicts: pa.Table, ledger: TableWriter, dropped: Counter[str]
+) -> None:
+    """Add the documents that go to the ledger."""
+    for at, verdict in enumerate(verdicts.select(["reason", "detail"]).to_pylist()):
+        if verdict["reason"]:
+            dropped[verdict["reason"]] += 1
+            id = f"{batch['wiki'][at]}:{batch['page_id'][at]}"
+            ledger.add({"id": id, "title": batch["title"][at].as_py(), **verdict})
+
+
+def _corpus_rows(table: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """Return the documents with the corpus's own columns; the shortened ones shortened."""
+    for field in DOCUMENTS:  # a documents file of one's own may lack columns
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    new = {name: verdicts[name].to_pylist() for name in ("cluster", "split")}
+    texts, places = table["text"].to_pylist(), {}
+    for at, lost in enumerate(verdicts["lost"].to_pylist()):
+        if lost:
+            sections = table["sections"][at].as_py() or []
+            texts[at], places[at] = remove_paragraphs(texts[at], sections, frozenset(lost))
+    if places:
+        old = table["sections"].to_pylist()
+        new["sections"] = [places.get(at, sections) for at, sections in enumerate(old)]
+    new |= {
+        "text": texts,
+        "num_chars": list(map(len, texts)),
+        "content_hash": list(map(content_hash, texts)),
+    }
+    quality = list(_quality(table, texts))
+    new |= {name: [getattr(one, name) for one in quality] for name in Quality.__slots__}
+    columns = [
+        pa.array(new[field.name], field.type)
+        if field.name in new
+        else table[field.name].cast(field.type)
+        for field in CORPUS
+    ]
+    return pa.table(columns, schema=CORPUS)
+
+
+def _quality(table: pa.Table, texts: Sequence[str]) -> Iterator[Quality]:
+    """Yield the quality of each document with its text."""
+    num_links = pc.list_value_length(table["links"]).to_pylist()
+    others = (table[name].to_pylist() for name in ("language", "num_refs", "flags"))
+    for text, links, language, num_refs, flags in zip(texts, num_links, *others, strict=True):
+        yield measure(
+            text, language=language, num_links=links or 0, num_refs=num_refs, flags=flags or ()
         )
-        yield frame.select(_EMPTY.columns).cast(_EMPTY.schema)
-
-
-def _splits(kept: pl.DataFrame, validation_share: float, salt: str) -> pl.Series:
-    """Return the side of each document; every language of two documents or more has both.
-
-    Where chance gives a language no validation document, the one next in line is taken (the
-    smallest bucket): what a slightly larger share would have chosen. Likewise for training.
-    """
-    hashes = [split_hash(cluster, salt) for cluster in kept["cluster"]]
-    order = pl.Series([hash % _BUCKETS for hash in hashes], dtype=pl.Int64)
-    frame = kept.select("language", "cluster").with_columns(
-        bucket=order, hash=pl.Series(hashes, dtype=pl.UInt64)
-    )
-    rank = pl.struct("bucket", "hash", "cluster").rank("ordinal").over("language")
-    count = pl.len().over("language")
-    by_share = (pl.col("bucket") < validation_share * _BUCKETS).sum().over("language")
-    num_validation = (
-        pl.when(count > 1).then(by_share.clip(1, count - 1)).otherwise(pl.lit(0, pl.UInt32))
-    )
-    split = pl.when(rank <= num_validation).then(pl.lit("validation")).otherwise(pl.lit("train"))
-    return frame.select(split=split)["split"]
-
-
-def _with_columns(table: pa.Table, rows: pl.DataFrame) -> pa.Table:
-    """Return the documents with the corpus's own columns, in the corpus's schema."""
-    for name in ("content_hash", "split", "cluster"):
-        table = table.append_column(name, pa.array(rows[name].to_list(), pa.string()))
-    return table.select(CORPUS.names).cast(CORPUS)

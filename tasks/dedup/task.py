@@ -1,24 +1,16 @@
-"""documents -> corpus: one copy of every text, and a split that never moves."""
+"""documents -> corpus: no copies, few bot stubs, and a split that hardly moves."""
 
 from __future__ import annotations
-
-from functools import partial
 
 from storage.artifact import ArtifactRef, Counts
 from storage.workspace import Workspace
 from tasks.dedup.config import DedupConfig
-from tasks.dedup.corpus import plan_corpus, write_part
+from tasks.dedup.pipeline import build_corpus
 from tasks.stage import stage
 
 
-@stage("dedup", version=1, kind="corpus")
+@stage("dedup", version=2, kind="corpus")
 def dedup(documents: list[ArtifactRef], config: DedupConfig, workspace: Workspace) -> Counts:
-    """Drop copies over all wikis and split the pages into train and validation."""
+    """Drop copies, near-copies and noise over all wikis, and split the rest in two sides."""
     paths = [path for ref in documents for path in ref.files("documents.parquet")]
-    plan = plan_corpus(paths, validation_share=config.validation_share, salt=config.salt)
-    parts = []
-    for number, path in enumerate(paths):
-        own = plan.filter(plan["file"] == number)
-        parts.append(workspace.part(f"part-{number:05d}", partial(write_part, path, own)))
-        workspace.progress(number + 1, len(paths), "files")
-    return Counts.total(parts)
+    return build_corpus(paths, config, workspace)
