@@ -82,6 +82,10 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _stop(*_: object) -> None:
+    raise Stopped("stopped; run the same command again to go on")
+
+
 def _answer(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, ensure_ascii=False))
@@ -144,10 +148,7 @@ def _run_flow(
         raise BadInput(f"no stage {stage!r}; choose one of {', '.join(STAGES)}")
     from flows import local
 
-    def stop(*_: object) -> None:
-        raise Stopped("stopped; run the same command again to go on")
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, _stop)
     console = _console(as_json)
     with local.prefect_api():
         from flows import etude, terminal
@@ -191,7 +192,7 @@ def _next_steps() -> str:
 
 @app.command()
 def extract(
-    dump: Annotated[Path, typer.Argument(help="A dump file: XML, plain or bz2, gz, xz.")],
+    dump: Annotated[Path, typer.Argument(help="A dump file: XML, plain or bz2, gz, xz, zstd, 7z.")],
     out: Annotated[Path, typer.Argument(help="The folder to write documents into.")],
     overrides: Overrides = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Also write documents.jsonl.")] = False,
@@ -199,22 +200,28 @@ def extract(
 ) -> None:
     """Turn a dump file into documents, without flow, server or store.
 
+    What was stopped goes on where it was when the same command is given again.
+
     Example: etude extract simplewiki.xml.bz2 documents clean.min_chars=500
     """
     from rich.progress import Progress
 
     from flows.extract_dump import extract_documents
 
+    signal.signal(signal.SIGTERM, _stop)
     console = _console(json_)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         lines: dict[str, Any] = {}
 
         def progress(name: str, done: float, total: float | None, unit: str) -> None:
+            name = "unpacking" if unit == "unpacked" else name
             if name not in lines:
                 lines[name] = bars.add_task(name, total=total)
             bars.update(lines[name], completed=done, total=total)
 
-        counts = extract_documents(dump, out, overrides or [], jsonl=jsonl, progress=progress)
+        counts = extract_documents(
+            dump, out, overrides or [], jsonl=jsonl, progress=progress, log=console.print
+        )
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(counts.dropped.items()))
     console.print(f"{counts.seen:,} pages, {counts.kept:,} documents in {out}; dropped: {reasons}")
     _answer({"folder": str(out), "counts": counts.to_json()}, json_)
@@ -242,14 +249,15 @@ def list_(
 @app.command()
 def show(
     ref: Annotated[str, typer.Argument(help="kind:latest, a key or its beginning.")],
+    page: Annotated[str | None, typer.Argument(help="With --ledger: a title or page id.")] = None,
     ledger: Annotated[bool, typer.Option(help="What was dropped, and why.")] = False,
     lineage: Annotated[bool, typer.Option(help="What it was made from.")] = False,
-    find: Annotated[str, typer.Option(help="With --ledger: only ids or titles holding this.")] = "",
+    find: Annotated[str, typer.Option(help="With --ledger: list what holds this.")] = "",
     json_: Json = False,
 ) -> None:
-    """Show one artifact: its manifest, its ledger or its lineage.
+    """Show one artifact: its report, its lineage, or why a page is not in it.
 
-    Example: etude show documents:latest --ledger --find Anarchism
+    Example: etude show documents:latest --ledger Anarchism
     """
     from rich.markdown import Markdown
 
@@ -257,26 +265,26 @@ def show(
     artifact = store.resolve(ref)
     manifest = store.manifest(artifact)
     console = _console(json_)
+    if page is not None and not ledger:
+        raise BadInput(f"{page!r} is a question for the ledger; add --ledger")
     if lineage:
         tree = store.lineage(artifact)
         for depth, found, name in tree:
             console.print(f"{'  ' * depth}{name}{'' if found else '  (no longer in the store)'}")
         _answer({"lineage": [[depth, name] for depth, _, name in tree]}, json_)
     elif ledger:
-        from storage.formats.table import read_rows
+        from flows import ledger as ledgers
 
-        wanted = find.casefold()
-        dropped = [
-            row
-            for row in read_rows(artifact.files("ledger.parquet"))
-            if wanted in f"{row['id']} {row['title']}".casefold()
-        ]
-        for row in [] if json_ else dropped:
-            detail = f"  {row['detail']}" if row["detail"] else ""
-            print(f"{row['reason']:<16} {row['id']:<20} {row['title']}{detail}")
-        counts = manifest.counts
-        console.print(f"{len(dropped):,} of {counts.seen:,} rows dropped", markup=False)
-        _answer({"counts": counts.to_json(), "dropped": dropped}, json_)
+        values, lines = (
+            ledgers.answer_page(store, artifact, page)
+            if page is not None
+            else ledgers.answer_list(artifact, manifest.counts, find)
+            if find
+            else ledgers.answer_summary(store, artifact)
+        )
+        for line in [] if json_ else lines:
+            print(line)
+        _answer(values, json_)
     else:
         from tasks.report import report_markdown
 

@@ -8,15 +8,15 @@ any work starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from etude_model.config import LoraTrainConfig, PretrainConfig, SemanticConfig, SftConfig
+from flows.overrides import merge, nested, one_line, one_line_errors
 from storage.config import Config
 from storage.errors import BadInput
 from tasks.clean.config import CleanConfig
@@ -116,58 +116,9 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(dict(values))
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn pydantic's report into BadInput: one line, each error with its field's path."""
-    try:
-        yield
-    except ValidationError as error:
-        lines = []
-        for one in error.errors(include_url=False):
-            path = ".".join(str(step) for step in one["loc"])
-            message = one["msg"].removeprefix("Value error, ")
-            given = "" if one["type"] == "value_error" else f" (given: {one['input']!r})"
-            lines.append(f"{path}: {message}{given[:120]}" if path else message)
-        raise BadInput("; ".join(lines)) from None
-
-
 def recipe_names() -> list[str]:
     """Return the names of the recipes that ship with Etude."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` laid over it, mapping by mapping.
-
-    A mapping whose `kind` changes drops its old siblings: they belong to another variant. Into a
-    list, `{"0": value}` replaces one entry.
-    """
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        if isinstance(value, Mapping) and isinstance(old, list):
-            entries = {str(index): entry for index, entry in enumerate(old)}
-            merged[name] = list(merge(entries, value).values())
-        elif isinstance(value, Mapping) and isinstance(old, Mapping):
-            changed = "kind" in value and value["kind"] != old.get("kind")
-            merged[name] = dict(value) if changed else merge(old, value)
-        else:
-            merged[name] = value
-    return merged
-
-
-def nested(override: str) -> dict[str, Any]:
-    """Return `a.b=c` as nested mappings; the value is YAML."""
-    path, equals, text = override.partition("=")
-    if not equals or not path.strip("."):
-        raise BadInput(f"{override!r} is not an override; write section.field=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{override!r}: the value is not YAML ({_one_line(error)})") from error
-    for step in reversed(path.split(".")):
-        value = {step: value}
-    return dict(value)
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -179,12 +130,8 @@ def _read(name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not a YAML file: {_one_line(error)}") from error
+        raise BadInput(f"{path} is not a YAML file: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise BadInput(f"{path} holds {type(values).__name__}, not sections with settings")
     base = values.get("base")
     return merge(_read(base), values) if base else values
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

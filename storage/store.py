@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,7 @@ class Store:
         *,
         progress: Progress | None = None,
         log: Callable[[str], None] | None = None,
+        predecessors: Callable[[], Iterable[ArtifactRef]] = tuple,
     ) -> Iterator[Workspace]:
         """Hold the key's exclusive lock and give its workspace; wait while another run holds it.
 
@@ -83,7 +84,9 @@ class Store:
             _lock(descriptor, f"{kind}:{key[:10]}", log)
             _salvage(self.root / kind / key)
             path = self.root / kind / f"{key}{PARTIAL}"
-            yield Workspace(path, progress=progress, log=log, lock_fd=descriptor)
+            yield Workspace(
+                path, progress=progress, log=log, lock_fd=descriptor, predecessors=predecessors
+            )
             with suppress(OSError):
                 path.rmdir()  # another run had made it meanwhile: ours stayed empty
         finally:
@@ -159,6 +162,30 @@ class Store:
                 found.append((path.stat().st_mtime_ns, ref, manifest))
         found.sort(key=lambda one: one[0], reverse=True)
         return [(ref, manifest) for _, ref, manifest in found]
+
+    def predecessors(
+        self,
+        kind: str,
+        *,
+        stage: str,
+        version: int,
+        config: dict[str, object],
+        log: Callable[[str], None] | None = None,
+    ) -> Iterator[ArtifactRef]:
+        """Yield what a stage made with these settings, whatever its inputs, the newest first.
+
+        A damaged artifact is passed over, and said to be.
+        """
+        same = [
+            (manifest.created, ref)
+            for ref, manifest in self.artifacts(kind)
+            if (manifest.stage, manifest.version, manifest.config) == (stage, version, config)
+        ]
+        for _, ref in sorted(same, key=lambda one: one[0], reverse=True):
+            if self.find(kind, ref.key):
+                yield ref
+            elif log:
+                log(f"{ref} is damaged: nothing is copied from it")
 
     def resolve(self, text: str, kind: str | None = None) -> ArtifactRef:
         """Return the artifact a REF names: a key, a unique prefix, `latest` or `kind:latest`."""

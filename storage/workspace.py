@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from storage.artifact import LOGS, Counts, FileEntry, sha256_file
+from storage.artifact import LOGS, ArtifactRef, Counts, FileEntry, sha256_file
 from storage.files import read_json, sync_directory, sync_file, write_json
 
 Progress = Callable[[float, float | None, str], None]
@@ -33,9 +33,13 @@ class Workspace:
         progress: Progress | None = None,
         log: Callable[[str], None] | None = None,
         lock_fd: int | None = None,
+        predecessors: Callable[[], Iterable[ArtifactRef]] = tuple,
     ) -> None:
         self.path = path
         self.lock_fd = lock_fd
+        self.predecessors = predecessors
+        """What the stage made of other inputs with the same settings, the newest first. It is no
+        part of the key: only what the stage would write anyway may be copied from it."""
         self._progress = progress
         self._log = log
         self._last_update = 0.0

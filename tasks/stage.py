@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import Any, Protocol
 
@@ -169,8 +170,16 @@ class Stage:
         ref = store.find(self.kind, key)
         if ref is None:
             voice = _Voice(self.name, label, logger.info)
+            predecessors = partial(
+                store.predecessors,
+                self.kind,
+                stage=self.name,
+                version=self.version,
+                config=config.key_dict(),
+                log=voice.log,
+            )
             with store.building(
-                self.kind, key, progress=voice.progress, log=voice.log
+                self.kind, key, progress=voice.progress, log=voice.log, predecessors=predecessors
             ) as workspace:
                 ref = store.find(self.kind, key)  # another run may have made it while we waited
                 if ref is None:
@@ -284,7 +293,7 @@ def _flat(inputs: Inputs) -> dict[str, ArtifactRef]:
 
 def _discard(workspace: Workspace) -> None:
     """Leave nothing of a stage whose input was refused, but hours of work that can go on."""
-    if any(workspace.path.glob("steps/step_*")) or any(workspace.path.glob("*.part")):
+    if any(any(workspace.path.glob(work)) for work in ("steps/step_*", "*.part", "dump*")):
         return
     shutil.rmtree(workspace.path, ignore_errors=True)
 

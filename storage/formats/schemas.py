@@ -27,6 +27,13 @@ PAGES = _schema(
     }
 )
 
+REDIRECTS = _schema({"title": _text, "target": _text})
+
+# What the dump says of its own templates (names without their namespace), and the pages with
+# conversion rules between Chinese variants.
+TEMPLATES = _schema({"name": _text, "redirect": _text, "categories": pa.list_(_text)})
+MODULES = _schema({"title": _text, "text": _text})
+
 SECTION = pa.struct({"level": pa.int32(), "title": _text, "start": _int, "end": _int})
 
 DOCUMENTS = _schema(
@@ -47,8 +54,26 @@ DOCUMENTS = _schema(
         "kind": _text,
         "num_chars": _int,
         "flags": pa.list_(_text),
+        "templates": pa.list_(_text),
+        "num_refs": pa.int32(),
+        "variant": _text,
     }
 )
+
+# Every page that was looked at: how the next dump's cleaning tells what is unchanged. `document` is
+# its row number in documents.parquet, null where it was dropped.
+SEEN = _schema(
+    {
+        "page_id": _int,
+        "rev_id": _int,
+        "title": _text,
+        "digest": pa.binary(16),
+        "document": _int,
+        "residues": pa.map_(_text, pa.int32()),
+    }
+)
+
+UNRESOLVED = _schema({"name": _text, "pages": _int, "example": _text})
 
 CORPUS = pa.schema(
     [
@@ -56,6 +81,16 @@ CORPUS = pa.schema(
         pa.field("content_hash", _text),
         pa.field("split", _text),
         pa.field("cluster", _text),
+        # What tasks/dedup/quality.py measures; it says what each means.
+        pa.field("alpha_ratio", pa.float32()),
+        pa.field("digit_ratio", pa.float32()),
+        pa.field("link_density", pa.float32()),
+        pa.field("list_line_ratio", pa.float32()),
+        pa.field("mean_line_length", pa.float32()),
+        pa.field("unique_word_ratio", pa.float32()),
+        pa.field("refs_per_kb", pa.float32()),
+        pa.field("is_maintenance", pa.bool_()),
+        pa.field("is_featured", pa.bool_()),
     ]
 )
 

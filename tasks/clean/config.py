@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from storage.config import Config
@@ -16,7 +18,11 @@ class CleanConfig(Config):
     """The same for Chinese, Japanese and Korean, which say more per character."""
     drop_sections: tuple[str, ...] | None = None
     """Titles of sections to leave out, such as `See also`; by default the language's own list."""
+    variant: Literal["zh-hans", "zh-hant", "keep"] = "zh-hans"
+    """Chinese wikis only: the script and region words that text is brought to."""
+    tables: Literal["markdown", "tsv", "drop"] = "markdown"
+    """Tables as Markdown rows, as lines of tab-separated cells, or left out."""
     keep_disambiguation: bool = False
     """Keep the pages that only list what a word may mean."""
-    workers: int = Field(1, ge=1, json_schema_extra={"key": False})
-    """Processes to clean with."""
+    workers: int = Field(0, ge=0, json_schema_extra={"key": False})
+    """Processes to clean with; 0 is one per usable core."""

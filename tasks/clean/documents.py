@@ -25,7 +25,9 @@ class Cleaned:
 def clean_page(page: Mapping[str, Any], *, site: Site, config: CleanConfig) -> Cleaned:
     """Clean one page. What breaks on a page is its reason, never the end of the stage."""
     try:
-        document = parse_page(page["wikitext"], title=page["title"], site=site)
+        document = parse_page(
+            page["wikitext"], title=page["title"], site=site, tables=config.tables
+        )
     except Exception as error:  # the text of a stranger: quarantined, counted, shown in the ledger
         return Cleaned(None, "error", f"{type(error).__name__}: {error}"[:300])
     if document.kind == "disambiguation" and not config.keep_disambiguation:
@@ -48,6 +50,9 @@ def clean_page(page: Mapping[str, Any], *, site: Site, config: CleanConfig) -> C
         "kind": document.kind,
         "num_chars": len(document.text),
         "flags": document.flags,
+        "templates": document.templates,
+        "num_refs": document.num_refs,
+        "variant": document.variant,
     }
     return Cleaned(row, residues=count_residues(document.text))
 

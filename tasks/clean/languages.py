@@ -1,166 +1,190 @@
-"""What a cleaner must know of each language: a table, no code.
+"""What a cleaner must know of each wiki: its language's words, read from `languages/*.yaml`.
 
-Namespaces come from the dump's header; here are only the aliases that headers do not list. The
-section titles are matched without case, digits, punctuation and spaces.
+    from tasks.clean.languages import Site
+    Site.of("de", {"6": "Datei"}).files          # frozenset({"datei", "bild", "file", "image"})
+
+The dump's header gives the names of the namespaces; a file of the language gives what headers do
+not list: aliases, redirect words, the letters that join a link, titles of sections to leave out,
+titles of lists, years and disambiguations, the format of numbers, and its templates (read by
+templates.py). English names hold in every wiki, as MediaWiki has them. A language without a file
+works by the header and English.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage.errors import BadInput
+from tasks.clean.templates import TemplateTable
+from tasks.clean.variants import Converter, Variant
+
+LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "ko", "ru", "uk", "vi", "zh")
+"""The languages that have a file."""
+
+FOLDER = Path(__file__).with_name("languages")
+_WIKI_CODES = {"zh-classical": "lzh", "zh-min-nan": "nan", "zh-yue": "yue"}
+_RELATIVES = {"simple": "en", "sco": "en", "lzh": "zh", "yue": "zh", "wuu": "zh", "gan": "zh"}
+_NAMESPACES = {
+    "media": "-2", "special": "-1", "talk": "1", "user": "2", "user_talk": "3", "project": "4",
+    "file": "6", "mediawiki": "8", "template": "10", "help": "12", "category": "14",
+    "portal": "100", "draft": "118", "module": "828",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language's names for the things of a wiki."""
+    """One file of `languages/`. Titles are regular expressions that match from a title's start."""
 
-    files: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    sections: tuple[str, ...] = ()
-    disambiguations: tuple[str, ...] = ()
-    list_titles: str = r"(?!)"
+    language: str
     is_cjk: bool = False
+    namespaces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    redirect_words: tuple[str, ...] = ()
+    link_trail: str = "[a-z]+"
+    stop_sections: tuple[str, ...] = ()
+    list_titles: tuple[str, ...] = ()
+    year_titles: tuple[str, ...] = ()
+    disambiguation_titles: tuple[str, ...] = ()
+    decimal: str = "."
+    group: str = ","
+
+    @staticmethod
+    def load(code: str) -> Language:
+        """Read the language's own file, its relative's, or return what holds for any language."""
+        code = base_code(code)
+        return _read(_RELATIVES.get(code, code))
 
 
-_ENGLISH = Language(
-    files=("file", "image"),
-    categories=("category",),
-    sections=(
-        "see also", "references", "notes", "footnotes", "citations", "sources", "bibliography",
-        "works cited", "further reading", "external links", "external link", "gallery",
-        "notes and references", "references and notes", "explanatory notes", "links",
-        "references and further reading", "literature cited", "related topics", "related pages",
-        "other websites", "weblinks",
-    ),
-    disambiguations=(
-        "disambig", "disambiguation", "disamb", "dab", "hndis", "geodis", "hospitaldis",
-        "schooldis", "numberdis", "letter-number combination disambiguation", "roaddis",
-        "callsigndis", "mathdab", "given name disambiguation", "human name disambiguation",
-        "2ccdis", "3ccdis", "tla",
-    ),
-    list_titles=r"(?:lists?|index|outline|timeline) of |.*\(list\)$",
-)  # fmt: skip
+def base_code(language: str) -> str:
+    """Return the language of a wiki's code: `zh` of `zh-cn`, `nan` of `zh-min-nan`."""
+    language = language.casefold().replace("_", "-")
+    return _WIKI_CODES.get(language, language.split("-")[0])
 
-LANGUAGES: dict[str, Language] = {
-    "en": _ENGLISH,
-    "zh": Language(
-        files=("文件", "档案", "檔案", "图像", "圖像", "图片", "圖片"),
-        categories=("分类", "分類"),
-        sections=(
-            "参考文献", "參考文獻", "参考资料", "參考資料", "参考", "參考", "参考书目", "參考書目",
-            "参考来源", "參考來源", "注释", "註釋", "注釋", "注解", "註解", "脚注", "腳註", "附注",
-            "资料来源", "資料來源", "来源", "來源", "引用", "引文", "外部链接", "外部連結",
-            "外部連接", "外部鏈接", "外部连接", "外部参考", "链接", "連結", "参见", "參見",
-            "参看", "參看", "另见", "另見", "相关条目", "相關條目", "相关链接", "相關連結",
-            "延伸阅读", "延伸閱讀", "扩展阅读", "擴展閱讀", "备注", "備註", "参考文献及注释",
-            "注释与参考文献", "參考資料與註釋",
-        ),
-        disambiguations=("消歧义", "消歧義", "人名消歧义", "人名消歧義", "地名消歧义", "地名消歧義",
-                         "消歧义页", "分歧义"),
-        list_titles=r".*(?:列表|一览|一覽|年表)$",
-        is_cjk=True,
-    ),
-    "de": Language(
-        files=("datei", "bild"),
-        categories=("kategorie",),
-        sections=("siehe auch", "einzelnachweise", "literatur", "weblinks", "quellen",
-                  "anmerkungen", "belege", "fußnoten", "einzelnachweise und anmerkungen"),
-        disambiguations=("begriffsklärung",),
-        list_titles=r"liste (?:der|des|von|aller) ",
-    ),
-    "fr": Language(
-        files=("fichier",),
-        categories=("catégorie",),
-        sections=("voir aussi", "notes et références", "références", "notes", "bibliographie",
-                  "liens externes", "lien externe", "annexes", "articles connexes",
-                  "article connexe"),
-        disambiguations=("homonymie", "patronymie"),
-        list_titles=r"listes? (?:de|des|du|d') ?",
-    ),
-    "ja": Language(
-        files=("ファイル", "画像"),
-        categories=("カテゴリ",),
-        sections=("脚注", "注釈", "出典", "参考文献", "関連項目", "外部リンク", "注釈・出典",
-                  "関連文献", "参照"),
-        disambiguations=("aimai", "曖昧さ回避", "人名の曖昧さ回避"),
-        list_titles=r".*(?:一覧|年表)$",
-        is_cjk=True,
-    ),
-    "es": Language(
-        files=("archivo", "imagen"),
-        categories=("categoría",),
-        sections=("véase también", "referencias", "enlaces externos", "bibliografía", "notas",
-                  "notas y referencias", "fuentes"),
-        disambiguations=("desambiguación", "desambiguacion"),
-        list_titles=r"anexo:",
-    ),
-    "ru": Language(
-        files=("файл", "изображение"),
-        categories=("категория",),
-        sections=("см. также", "примечания", "литература", "ссылки", "источники", "сноски"),
-        disambiguations=("неоднозначность", "однофамильцы"),
-        list_titles=r"список ",
-    ),
-    "ko": Language(
-        files=("파일", "그림"),
-        categories=("분류",),
-        sections=("같이 보기", "각주", "참고 문헌", "참고 자료", "외부 링크", "주석", "출처"),
-        disambiguations=("동음이의", "동명이인"),
-        list_titles=r".* 목록$",
-        is_cjk=True,
-    ),
-}  # fmt: skip
-_FALLBACK = Language()
+
+@cache
+def _read(code: str) -> Language:
+    path = FOLDER / f"{code}.yaml"
+    if not code.isalnum() or not path.exists():
+        return Language(code)
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # all strings: `no` is a word too
+    values: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), loader)
+    values.pop("templates", None)  # read by templates.py
+    values |= values.pop("number", {}) | {"is_cjk": values.get("is_cjk") == "true"}
+    unknown = set(values) - set(Language.__dataclass_fields__)
+    if unknown:
+        raise BadInput(
+            f"languages/{path.name} has {', '.join(sorted(unknown))}; "
+            f"known: {', '.join(Language.__dataclass_fields__)}, number, templates"
+        )
+    names = {
+        name: _strings(words) for name, words in (values.pop("namespaces", None) or {}).items()
+    }
+    if strange := set(names) - set(_NAMESPACES):
+        raise BadInput(
+            f"languages/{path.name} names the namespaces {', '.join(sorted(strange))}; "
+            f"known: {', '.join(_NAMESPACES)}"
+        )
+    lists = {"redirect_words", "stop_sections", "list_titles", "year_titles"}
+    for name in lists | {"disambiguation_titles"}:
+        values[name] = _strings(values.get(name))
+    return Language(**values, namespaces=names)
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """Return a list of words, or one word, as a tuple."""
+    if not value:
+        return ()
+    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A wiki's words, ready to compare: all lower case, section titles reduced by `section_key`."""
+    """A wiki's words, ready to compare: all lower case, section titles reduced by `section_key`.
+
+    `namespaces` has the names of all namespaces but the articles'; `files`, `categories` and
+    `template_prefixes` those of three of them. `link_trail` matches the letters that join a link.
+    """
 
     language: str
     is_cjk: bool
     files: frozenset[str]
     categories: frozenset[str]
+    template_prefixes: frozenset[str]
     namespaces: frozenset[str]
+    redirect_words: tuple[str, ...]
+    link_trail: re.Pattern[str]
     stop_sections: frozenset[str]
-    disambiguations: frozenset[str]
     list_titles: re.Pattern[str]
+    year_titles: re.Pattern[str]
+    disambiguation_titles: re.Pattern[str]
+    decimal: str
+    group: str
+    templates: TemplateTable
+    converter: Converter | None
 
     @staticmethod
     def of(
         language: str,
-        namespaces: dict[str, str] | None = None,
+        namespaces: Mapping[str, str] | None = None,
         stop_sections: Iterable[str] | None = None,
+        *,
+        variant: Variant = "zh-hans",
+        template_redirects: Mapping[str, str] | None = None,
+        template_categories: Mapping[str, Sequence[str]] | None = None,
+        modules: Mapping[str, str] | None = None,
     ) -> Site:
         """Join the dump's header (`{"6": "Datei", …}`) with what is known of the language.
 
-        English names hold in every wiki. `stop_sections` replaces the language's own list.
+        `stop_sections` replaces the language's own list. `template_redirects`,
+        `template_categories` and `modules` (Module:CGroup and Template:CGroup pages) are the
+        dump's own, by name without namespace.
         """
-        own = LANGUAGES.get(language.split("-")[0], _FALLBACK)
-        given = namespaces or {}
-        stops = (*_ENGLISH.sections, *own.sections) if stop_sections is None else stop_sections
-        files = {given.get("6", "").casefold(), *own.files, *_ENGLISH.files} - {""}
-        categories = {given.get("14", "").casefold(), *own.categories, *_ENGLISH.categories} - {""}
-        names = {name.casefold() for name in given.values() if name}
+        own, english, given = Language.load(language), Language.load("en"), namespaces or {}
+
+        def names(namespace: str) -> frozenset[str]:
+            local = (given.get(_NAMESPACES[namespace], ""), namespace)
+            words = (
+                *local,
+                *own.namespaces.get(namespace, ()),
+                *english.namespaces.get(namespace, ()),
+            )
+            return frozenset(word.casefold().replace("_", " ") for word in words if word)
+
+        everything = frozenset({"wikipedia", "wp"}).union(*map(names, _NAMESPACES))
+        stops = (*english.stop_sections, *own.stop_sections)
         return Site(
             language=language,
             is_cjk=own.is_cjk,
-            files=frozenset(files),
-            categories=frozenset(categories),
-            namespaces=frozenset(names | files | categories | _COMMON_NAMESPACES),
-            stop_sections=frozenset(section_key(title) for title in stops),
-            disambiguations=frozenset((*_ENGLISH.disambiguations, *own.disambiguations)),
-            list_titles=re.compile(f"{_ENGLISH.list_titles}|{own.list_titles}", re.IGNORECASE),
+            files=names("file"),
+            categories=names("category"),
+            template_prefixes=names("template"),
+            namespaces=everything | {name.casefold() for name in given.values() if name},
+            redirect_words=(*own.redirect_words, *english.redirect_words),
+            link_trail=re.compile(own.link_trail or "(?!)"),
+            stop_sections=frozenset(
+                section_key(one) for one in (stops if stop_sections is None else stop_sections)
+            ),
+            list_titles=_any_of(english.list_titles, own.list_titles),
+            year_titles=_any_of(english.year_titles, own.year_titles),
+            disambiguation_titles=_any_of(english.disambiguation_titles, own.disambiguation_titles),
+            decimal=own.decimal,
+            group=own.group,
+            templates=TemplateTable.of(
+                language, template_redirects, template_categories, prefixes=tuple(names("template"))
+            ),
+            converter=Converter.of(variant, modules or {}) if base_code(language) == "zh" else None,
         )
 
 
-_COMMON_NAMESPACES = frozenset(
-    {
-        "media", "special", "talk", "user", "wikipedia", "wp", "project", "template", "help",
-        "portal", "draft", "module", "mediawiki",
-    }
-)  # fmt: skip
+def _any_of(*patterns: tuple[str, ...]) -> re.Pattern[str]:
+    words = dict.fromkeys(one for some in patterns for one in some)
+    return re.compile("|".join(f"(?:{one})" for one in words) or "(?!)", re.IGNORECASE)
 
 
 def section_key(title: str) -> str:

@@ -1,68 +1,128 @@
-"""Wikitext -> wikitext without what no parser is needed for: the linear passes.
+"""Wikitext with HTML -> wikitext without: comments, references, verbatim and all other tags.
 
-Comments, references, tables, files, HTML tags and unbalanced brackets go here, each in one pass
-over the page. What is left for mwparserfromhell is small, and holds nothing that makes it slow
-(its time is quadratic in unterminated `{{`, `[[` and `<tag`; its issue 364).
+One pass over the `<` of a page. What stands in code, formulas and nowiki is put aside in a `Shelf`
+and leaves one marker that no later rule can break (U+E01E digits U+E01F); HTML lists and tables
+become their wikitext twins; breaks, superscripts and the like become marks or characters.
 
-Verbatim text (code, math, nowiki) is put aside in a `Shelf` and stands in the text as one marker
-that no later rule can break:  U+E000 digits U+E001.
+A tag that is never closed costs no more than one that is: where a name's next closing tag stands
+is searched once and remembered.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
 
-from tasks.clean import variants
+OPEN, CLOSE = "\ue01e", "\ue01f"
+"""Around the number of a piece on the shelf."""
+BREAK = "\ue002"
+"""A line break that a reader sees: `<br>`."""
+PIPE, EQUALS = "\ue003", "\ue004"
+"""`|` and `=` that are text, while arguments are still to be told apart."""
+SECTION_END = "\ue005"
+"""What follows in the section is no prose: `{{reflist}}`."""
+ROW = "\ue006"
+"""Begins a line that is finished: a row of a table."""
+SUPER, SUB, SCRIPT_END = "\ue007", "\ue008", "\ue009"
+"""Around raised and lowered text that has markup in it. U+E00A to U+E00F: see variants.py."""
+CELL = "\ue010"
+"""Between the cells of a finished row, where they are set apart by tabs."""
+SEPARATOR = "\ue011"
+"""Between texts that travel together."""
+INDENT = "\ue012"
+"""In place of the space that begins a line."""
+MARKS = re.compile("[\ue000-\ue01f]")
+_MARK_BYTES = b"\xee\x80"  # how all marks begin in UTF-8
+_CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])
+_HIGH_CONTROLS = re.compile(rb"\xc2[\x80-\x9f]")
+_CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]+")
+_SHELVED = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
-OPEN, CLOSE, BREAK, LESS, TERM = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
-_MARKERS = re.compile("[\ue000-\ue00f]")
-_DROPPED_TAGS = (
-    "gallery imagemap timeline graph score mapframe maplink templatedata hiero inputbox "
-    "categorytree references templatestyles style indicator rss charinsert table includeonly"
+_TAG = re.compile(  # an attribute in quotes may hold another tag
+    r"<(?:!--|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>])"
+    r"([^<>]*+(?=>)|(?:[^<>=]{0,200}=\"[^\"\n]{0,200}\"){1,9}[^<>]{0,200})>)"
 )
-_MATH_TAGS, _CODE_TAGS = "math chem ce", "syntaxhighlight source pre"
-_OPAQUE = re.compile(
-    rf"<!--|<({'|'.join(f'{_DROPPED_TAGS} {_MATH_TAGS} {_CODE_TAGS} nowiki code ref'.split())})"
-    r"(?=[\s/>])([^<>]*)>",
-    re.IGNORECASE,
-)
-_REF_OPEN = re.compile(r"<ref(?=[\s>])[^<>]*(?<!/)>", re.IGNORECASE)
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n|\n(?==)|\Z")
-_SIMPLE_TAG = re.compile(
-    r"</?(?:abbr|b|bdi|bdo|big|blockquote|center|cite|data|dd|del|dfn|div|dl|dt|em|font|h[1-6]|i|"
-    r"ins|kbd|li|mark|math|noinclude|ol|onlyinclude|p|poem|q|rb|rp|rt|rtc|ruby|s|samp|section|"
-    r"small|span|strike|strong|sub|sup|td|th|time|tr|tt|u|ul|var|wbr|nowiki|ref|references|"
-    r"gallery|table|tbody|code|pre|includeonly|timeline|source|syntaxhighlight|templatestyles|"
-    r"langconvert|caption|col|colgroup|thead|noscript|a)(?:[\s/][^<>]*)?>",
-    re.IGNORECASE,
+_REF_OPEN = re.compile(r"<(?i:ref)(?=[\s>])[^<>]*+(?<!/)>")
+_PLAIN_SCRIPT = re.compile(r"[^<>\[\]{}\n]{0,80}+(?=</su[bp]>)")
+_NOT_SHOWN = re.compile(
+    r"<includeonly>(?:(?!<includeonly>)[\s\S])*?</includeonly>|</?(?:noinclude|onlyinclude)>"
 )
-_RUBY_READING = re.compile(r"<(rt|rp)\b[^<>]*>[^<]*</\1\s*>", re.IGNORECASE)
-_BREAK_TAG = re.compile(r"<br\b[^<>]*>|</br\s*>", re.IGNORECASE)
-_POEM = re.compile(r"<poem[^<>]*>((?:(?!<poem).)*?)</poem\s*>", re.IGNORECASE | re.DOTALL)
-_RULE_TAG = re.compile(r"<hr\b[^<>]*>", re.IGNORECASE)
-_SCRIPT = re.compile(r"<(su[bp])\b[^<>]*>([^<>]{0,200}?)</\1\s*>", re.IGNORECASE)
-_MAGIC_WORD = re.compile(
-    r"__(?:[A-Z]{3,}|[\u3040-\u30ff\u4e00-\u9fff]{2,12}|(?i:notoc|toc|forcetoc|noeditsection))__"
-)
-_EXTERNAL_START = re.compile(r"\[(?=(?:(?:https?|ftps?|irc|news):|mailto:)?//)", re.IGNORECASE)
-_EXTERNAL_LINK = re.compile(
-    r"\[(?:(?:https?|ftps?|irc|news)://|mailto:|//)[^\s\[\]]+[ \t]*"
-    r"((?:[^\[\]\n]|\[\[[^\[\]\n]*\]\])*)\]",
-    re.IGNORECASE,
-)
-# Any `[[Word:name.jpg|…` is a file too: headers do not list the aliases of `File`.
-_MEDIA_TARGET = (
-    r"[^\[\]|\n:]{1,30}:[^\[\]|\n]{1,250}\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gv]|webm|xcf|djvu)"
-    r"[ ]*(?=[|\]])"
-)
-_TERM_LINE = re.compile(r"^([*#:]*);", re.MULTILINE)
-_TABLE_OPEN = re.compile(r"[ \t:*#]*\{\|")
-_TABLE_CLOSE = re.compile(r"[ \t]*\|\}(?!\}(?!\}))")
+_POEM = re.compile(r"<(?i:poem)[^<>]*+>((?:(?!<(?i:poem))[\s\S])*?)</(?i:poem)\s*+>")
+_POEM_LINE = re.compile(r"\s*\n[ \t:]*")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPTS = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 _SUPERSCRIPT, _SUBSCRIPT = re.compile(r"[0-9+\-−=()n]+"), re.compile(r"[0-9+\-−=()]+")
+_RAISED = re.compile(f"([{SUPER}{SUB}])([^{SUPER}{SUB}{SCRIPT_END}]*+){SCRIPT_END}")
+
+_DROPPED = frozenset(
+    ["categorytree", "charinsert", "gallery", "graph", "hiero", "imagemap", "includeonly",
+     "indicator", "inputbox", "mapframe", "maplink", "references", "rss", "score", "style",
+     "templatedata", "timeline"]
+)  # fmt: skip
+_VERBATIM = frozenset(["ce", "chem", "code", "math", "nowiki", "pre", "source", "syntaxhighlight"])
+_FORMULAS = frozenset(["ce", "chem", "math"])
+_UNSEEN = frozenset(  # the tag goes, what it holds stays
+    ["a", "abbr", "b", "bdi", "bdo", "big", "cite", "col", "colgroup", "data", "del", "dfn", "em",
+     "font", "i", "ins", "kbd", "langconvert", "mark", "noinclude", "noscript", "onlyinclude",
+     "poem", "q", "rb", "ref", "rp", "rt", "rtc", "ruby", "s", "samp", "section", "small", "span",
+     "strike", "strong", "sub", "sup", "tbody", "templatestyles", "tfoot", "thead", "time",
+     "translate", "tt", "tvar", "u", "var", "wbr", *_DROPPED, *_VERBATIM]
+)  # fmt: skip
+_OPENED = (
+    dict.fromkeys(_UNSEEN, "")
+    | {
+        "br": BREAK,
+        "hr": "\n\n",
+        "p": "\n\n",
+        "blockquote": "\n\n",
+        "div": BREAK,
+        "center": BREAK,
+    }
+    | {f"h{level}": f"\n{'=' * level} " for level in range(1, 7)}
+    | {
+        "table": f"\n{{{PIPE}\n",
+        "caption": f"\n{PIPE}+ ",
+        "tr": f"\n{PIPE}-\n",
+        "td": f"\n{PIPE} {PIPE} ",
+        "th": f"\n! {PIPE} ",
+    }
+)
+_CLOSED = (
+    dict.fromkeys(
+        _UNSEEN - {"includeonly"} | {"hr", "td", "th", "tr", "caption", "li", "dt", "dd"},
+        "",
+    )
+    | {"br": BREAK, "p": "\n\n", "blockquote": "\n\n", "div": BREAK, "center": BREAK}
+    | {f"h{level}": f" {'=' * level}\n" for level in range(1, 7)}
+    | {"table": f"\n{PIPE}}}\n", "sup": SCRIPT_END, "sub": SCRIPT_END}
+)
+_LISTS = {"ul": "*", "ol": "#", "dl": ":"}
+_MAX_LIST_DEPTH = 8
+
+
+def normal(wikitext: str) -> str:
+    """Return a page with one kind of line end, without controls and what looks like our marks.
+
+    Bytes are searched several times faster than characters.
+    """
+    if "\r" in wikitext:
+        wikitext = wikitext.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        data = wikitext.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        data = _MARK_BYTES
+    is_clean = (
+        len(data.translate(None, _CONTROL_BYTES)) == len(data)
+        and _MARK_BYTES not in data
+        and not _HIGH_CONTROLS.search(data)
+    )
+    return wikitext if is_clean else _CONTROLS.sub("", MARKS.sub("", wikitext))
+
+
+def has_marks(text: str) -> bool:
+    """Tell whether one of our marks is left."""
+    return not text.isascii() and _MARK_BYTES in text.encode("utf-8", "replace")
 
 
 class Shelf:
@@ -71,6 +131,7 @@ class Shelf:
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.has_math = False
+        self.num_references = 0
 
     def put(self, piece: str, *, block: bool = False) -> str:
         """Put a piece aside; return its marker, alone on its line for a block."""
@@ -80,62 +141,173 @@ class Shelf:
 
     def restore(self, text: str) -> str:
         """Put the pieces back."""
-        pattern = re.compile(f"{OPEN}(\\d+){CLOSE}")
-        return pattern.sub(lambda match: self.pieces[int(match[1])], text)
+        if OPEN not in text:
+            return text
+        return _SHELVED.sub(lambda match: self.pieces[int(match[1])], text)
 
 
-def prepare(text: str, shelf: Shelf, file_names: Iterable[str], *, is_chinese: bool = False) -> str:
-    """Return the page without comments, references, tables, files and HTML, brackets balanced."""
-    text = _MARKERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = take_opaque(text, shelf)
-    if is_chinese:
-        text = variants.resolve(text)
-    text = drop_tables(text)
-    text = drop_files(text, file_names)
-    text = _MAGIC_WORD.sub("", text)
-    text = plain_tags(text)
-    text = _TERM_LINE.sub(rf"\1{TERM}", text)  # mwparserfromhell loses templates on such lines
-    text = _EXTERNAL_LINK.sub(r"\1", text)
-    text = _EXTERNAL_START.sub("", text)
-    return balance(balance(text, "{"), "[")
+def take_tags(text: str, shelf: Shelf) -> str:
+    """Return the text without comments and tags; no stretch is scanned twice."""
+    if "<" not in text:
+        return text
+    if "include" in text and "nowiki" not in text:  # they may stand inside of other tags
+        text = _NOT_SHOWN.sub("", text)
+    if "poem" in text:
+        text = _POEM.sub(lambda match: f"\n\n{_POEM_LINE.sub(BREAK, match[1].strip())}\n\n", text)
+    return _Tags(text, shelf).take()
 
 
-def take_opaque(text: str, shelf: Shelf) -> str:
-    """Drop comments and references, put verbatim tags on the shelf; never scan a stretch twice."""
-    pieces: list[str] = []
-    closings: dict[str, re.Match[str] | None] = {}  # the next closing tag of each name
-    position = 0
-    while match := _OPAQUE.search(text, position):
-        start, end = match.span()
-        pieces.append(text[position:start])
-        position = end
-        if match[1] is None:
-            close = text.find("-->", end)
-            position = len(text) if close < 0 else close + 3
-            if pieces[-1][-1:] in ("", "\n") and text.startswith("\n", position):
-                position += 1  # a comment alone on its line leaves no empty line behind
-            continue
-        name = match[1].lower()
-        if match[2].endswith("/"):
-            continue
-        known = closings.get(name)
-        if name not in closings or (known and known.start() < end):
-            known = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(text, end)
-            closings[name] = known
+class _Tags:
+    """The way through the tags of one page."""
+
+    def __init__(self, text: str, shelf: Shelf) -> None:
+        self.text = text
+        self.shelf = shelf
+        self.parts: list[str] = []
+        self.position = 0
+        self.lists: list[str] = []
+        self.closings: dict[str, re.Match[str] | None] = {}
+
+    def take(self) -> str:
+        text, parts = self.text, self.parts
+        for match in _TAG.finditer(text):
+            start, end = match.span()
+            if start < self.position:
+                continue  # inside of what was taken whole
+            slash, name, attributes = match.groups()
+            if name is None:
+                parts.append(text[self.position : start])
+                self._take_comment(end)
+                continue
+            name = name.lower()
+            shown: str | None
+            if slash:
+                shown = _CLOSED.get(name)
+                if shown is None and name in _LISTS:
+                    shown = self._close_list()
+            elif name in ("sup", "sub"):
+                parts.append(text[self.position : start])
+                self.position = end
+                self._take_script(name, end)
+                continue
+            else:
+                shown = _OPENED.get(name)
+                if shown == "" or shown is None:
+                    parts.append(text[self.position : start])
+                    self.position = start
+                    shown = self._open(name, attributes, end)
+                    if shown is not None and self.position > start:
+                        parts.append(shown)
+                        continue
+            if shown is None:
+                continue  # no tag of MediaWiki's: text
+            parts.append(text[self.position : start])
+            if shown:
+                parts.append(shown)
+            self.position = end
+        parts.append(text[self.position :])
+        return "".join(parts)
+
+    def _take_comment(self, end: int) -> None:
+        """A comment alone on its line leaves no empty line behind."""
+        close = self.text.find("-->", end)
+        self.position = len(self.text) if close < 0 else close + 3
+        before = next((part for part in reversed(self.parts) if part), "\n")
+        if before.endswith("\n") and self.text.startswith("\n", self.position):
+            self.position += 1
+
+    def _take_script(self, name: str, end: int) -> None:
+        """Plain superscripts and subscripts become characters at once."""
+        content = _PLAIN_SCRIPT.match(self.text, end)
+        if content is None:
+            self.parts.append(SUPER if name == "sup" else SUB)
+            return
+        words = content[0].replace("''", "")
+        before = self.text[end - 6 : end - 5] if end > 5 else ""
+        if name == "sub" and not before.strip():
+            self.parts.append(words)  # lowered below nothing
+            self.position = content.end() + 6
+            return
+        self.parts.append(script(html.unescape(words) if "&" in words else words, name))
+        self.position = content.end() + 6
+
+    def _open(self, name: str, attributes: str, end: int) -> str | None:
+        """Take an opening tag that is more than a word; `position` is behind what it took."""
+        is_empty = attributes.endswith("/")
+        if name == "nowiki" and not is_empty and attributes.strip() == "/":
+            return None  # `<nowiki/ >` is text
         if name == "ref":
-            position = _end_of_reference(text, end, known)
-        elif known:
-            pieces.append(_verbatim(name, match[2], text[end : known.start()], shelf))
-            position = known.end()
-    return "".join([*pieces, text[position:]])
+            self.shelf.num_references += 1
+            self.position = end if is_empty else self._end_of_reference(end)
+            return ""
+        if name in _LISTS:
+            self.lists.append(_LISTS[name])
+            self.position = end
+            return "\n"
+        if name in ("li", "dt", "dd"):
+            marks = "".join(self.lists[:_MAX_LIST_DEPTH]) or "*"
+            if name != "li":
+                marks = marks[:-1] + (";" if name == "dt" else ":")
+            self.position = end
+            while self.text.startswith((" ", "\n"), self.position):
+                self.position += 1
+            return f"\n{marks} "
+        if name in ("rt", "rp", "rtc"):
+            following = self.text.find("<", end)
+            self.position = len(self.text) if following < 0 else following
+            return ""
+        if name in _DROPPED or name in _VERBATIM:
+            return self._take_whole(name, attributes, end, is_empty=is_empty)
+        if name in _UNSEEN:
+            self.position = end
+            return ""
+        return None
+
+    def _take_whole(self, name: str, attributes: str, end: int, *, is_empty: bool) -> str:
+        self.position = end
+        if is_empty:
+            return self.shelf.put("") if name == "nowiki" else ""
+        close = self._closing(name, end)
+        if close is None:
+            if name in _DROPPED and name != "includeonly" and name != "references":
+                self.position = _paragraph_end(self.text, end, len(self.text))
+            return ""
+        content = self.text[end : close.start()]
+        if "\n\n" in content and (name in _FORMULAS or (name == "nowiki" and "[[" in content)):
+            return ""  # a page, not a formula: the closing tag belongs to another one
+        if name == "code" and ("{{" in content or "[[" in content):
+            return "`"  # `<code>` is parsed; its closing tag is found again on the way
+        self.position = close.end()
+        return _verbatim(name, attributes, content, self.shelf) if name in _VERBATIM else ""
+
+    def _close_list(self) -> str:
+        if self.lists:
+            self.lists.pop()
+        return "\n"
+
+    def _closing(self, name: str, end: int) -> re.Match[str] | None:
+        known = self.closings.get(name)
+        if name not in self.closings or (known and known.start() < end):
+            known = _closing_pattern(name).search(self.text, end)
+            self.closings[name] = known
+        return known
+
+    def _end_of_reference(self, end: int) -> int:
+        """Return where a reference ends: its closing tag, or, if that is missing, its paragraph."""
+        close = self._closing("ref", end)
+        following = _REF_OPEN.search(self.text, end, close.start() if close else len(self.text))
+        if close and not following:
+            return close.end()
+        return _paragraph_end(self.text, end, following.start() if following else len(self.text))
 
 
-def _end_of_reference(text: str, end: int, close: re.Match[str] | None) -> int:
-    """Return where a reference ends: its closing tag, or, if that is missing, its paragraph."""
-    following = _REF_OPEN.search(text, end, close.start() if close else len(text))
-    if close and not following:
-        return close.end()
-    return _paragraph_end(text, end, following.start() if following else len(text))
+_CLOSING_PATTERNS = {
+    name: re.compile(rf"</(?i:{name})\s*+>") for name in (*_DROPPED, *_VERBATIM, "ref")
+}
+
+
+def _closing_pattern(name: str) -> re.Pattern[str]:
+    return _CLOSING_PATTERNS[name]
 
 
 def _paragraph_end(text: str, start: int, limit: int) -> int:
@@ -144,89 +316,47 @@ def _paragraph_end(text: str, start: int, limit: int) -> int:
 
 
 def _verbatim(name: str, attributes: str, content: str, shelf: Shelf) -> str:
-    """Return what an opaque tag leaves behind in the text."""
-    if name in _MATH_TAGS.split():
-        formula = " ".join(html.unescape(content).split())
-        shelf.has_math = shelf.has_math or bool(formula)
-        if name != "math":
-            formula = rf"\ce{{{formula}}}"
+    """Return what a tag with verbatim content leaves behind in the text."""
+    content = normal(html.unescape(content)) if "&" in content else content
+    if name in _FORMULAS:
+        formula = " ".join(content.split())
         if not formula:
             return ""
+        shelf.has_math = True
+        if name != "math":
+            formula = rf"\ce{{{formula}}}"
         is_block = "block" in attributes
         return shelf.put(f"$${formula}$$" if is_block else f"${formula}$", block=is_block)
-    if name in _CODE_TAGS.split() and "inline" not in attributes:
-        return shelf.put(f"```\n{html.unescape(content).strip(chr(10))}\n```", block=True)
-    if name in ("code", *_CODE_TAGS.split()):
-        if (
-            "{{" in content or "[[" in content
-        ):  # `<code>` is parsed: only its plain text is verbatim
-            return content
-        code = " ".join(html.unescape(_SIMPLE_TAG.sub("", content)).split())
+    if name == "nowiki":
+        return shelf.put('"' if content == "''" else content)  # an editor's way to write quotes
+    if name == "code" or "inline" in attributes:
+        code = " ".join(_plain_code(content).split())
         return shelf.put(f"`{code}`") if code else ""
-    return shelf.put(html.unescape(content)) if name == "nowiki" and content else ""
+    if name == "pre":
+        content = _NOWIKI.sub(r"\1", content)
+    content = content.strip("\n")
+    return shelf.put(f"```\n{content}\n```", block=True) if content.strip() else ""
 
 
-def drop_tables(text: str) -> str:
-    """Drop `{| … |}` with all inside; an unclosed one goes up to the next blank line."""
-    if "{|" not in text:
+_NOWIKI = re.compile(r"<nowiki>((?:(?!</nowiki>)[\s\S])*+)</nowiki>")
+_CODE_TAG = re.compile(r"</?(?:nowiki|b|i|u|em|strong|span|var|font|br|sub|sup|tt)\b[^<>]*+>")
+
+
+def _plain_code(content: str) -> str:
+    return _CODE_TAG.sub("", content).replace("''", "") if "<" in content else content
+
+
+def resolve_scripts(text: str) -> str:
+    """Turn the marks of raised and lowered text into characters, innermost first."""
+    if SUPER not in text and SUB not in text and SCRIPT_END not in text:
         return text
-    lines = text.split("\n")
-    opened: list[int] = []
-    closed: dict[int, int] = {}
-    for number, line in enumerate(lines):
-        if _TABLE_OPEN.match(line):
-            opened.append(number)
-        elif opened and _TABLE_CLOSE.match(line):
-            closed[opened.pop()] = number
-    unclosed = set(opened)
-    kept: list[str] = []
-    number = 0
-    while number < len(lines):
-        if number in closed:
-            number = closed[number]
-            kept.append(_TABLE_CLOSE.sub("", lines[number], count=1))
-        elif number in unclosed:
-            while (
-                number < len(lines) and lines[number].strip() and not lines[number].startswith("=")
-            ):
-                number += 1
-            continue
-        else:
-            kept.append(lines[number])
-        number += 1
-    return "\n".join(kept)
-
-
-def drop_files(text: str, names: Iterable[str]) -> str:
-    """Drop `[[File:…]]` with its caption and the links in it, whatever the wiki calls files."""
-    words = "|".join(re.escape(name).replace(r"\ ", "[ _]") for name in sorted(names))
-    pattern = re.compile(rf"\[\[(?:[ _]*(?:{words})[ _]*:|{_MEDIA_TARGET})", re.IGNORECASE)
-    bracket = re.compile(r"\[\[|\]\]|\n[ \t]*\n|\n(?==)")
-    pieces, position = [], 0
-    while match := pattern.search(text, position):
-        pieces.append(text[position : match.start()])
-        depth, position = 1, match.end()
-        while depth:
-            found = bracket.search(text, position)
-            if found is None or found[0].startswith("\n"):  # unclosed: up to its paragraph's end
-                position = found.start() if found else len(text)
-                break
-            depth += 1 if found[0] == "[[" else -1
-            position = found.end()
-    return "".join([*pieces, text[position:]])
-
-
-def plain_tags(text: str) -> str:
-    """Turn HTML into plain text: breaks, super- and subscripts, contents of all other tags."""
-    if "<" not in text:
-        return text
-    text = _RUBY_READING.sub("", text)
-    text = _BREAK_TAG.sub(BREAK, text)
-    text = _RULE_TAG.sub("\n\n", text)
-    text = _POEM.sub(lambda match: f"\n\n{match[1].strip().replace(chr(10), BREAK)}\n\n", text)
-    for _ in range(3):  # nested ones, innermost first
-        text = _SCRIPT.sub(lambda match: script(match[2], match[1].lower()), text)
-    return _SIMPLE_TAG.sub("", text).replace("<", LESS)
+    for _ in range(3):
+        text, number = _RAISED.subn(
+            lambda match: script(match[2], "sup" if match[1] == SUPER else "sub"), text
+        )
+        if not number:
+            break
+    return text.replace(SUPER, "").replace(SUB, "").replace(SCRIPT_END, "")
 
 
 def script(content: str, kind: str) -> str:
@@ -243,46 +373,3 @@ def script(content: str, kind: str) -> str:
     if not content or "{" in content:
         return content
     return f"_{content}" if content.isalnum() else f"_({content})"
-
-
-def balance(text: str, bracket: str) -> str:
-    """Remove double brackets without a partner, so that every `{{` (or `[[`) left has its end.
-
-    An unclosed template at the start of a line takes its lines with it, up to a blank line or a
-    heading; elsewhere only the brackets go and the prose stays.
-    """
-    closing = {"{": "}", "[": "]"}[bracket]
-    tokens = re.compile(rf"{re.escape(bracket)}{{2,}}|{re.escape(closing)}{{2,}}")
-    opened: list[tuple[int, int]] = []  # (start, width) of runs that wait for their end
-    cuts: list[tuple[int, int]] = []
-    for match in tokens.finditer(text):
-        start, width = match.start(), match.end() - match.start()
-        if match[0][0] == bracket:
-            opened.append((start, width))
-            continue
-        used = 0
-        while opened and width - used >= 2:
-            where, waiting = opened.pop()
-            pair = 3 if bracket == "{" and waiting == 3 and width - used >= 3 else 2
-            used += pair
-            if waiting - pair >= 2:
-                opened.append((where, waiting - pair))
-        if width - used >= 2:
-            cuts.append((start + used, match.end()))
-    covered = 0
-    for start, width in opened:
-        if start < covered:
-            continue
-        covered = start + width
-        if bracket == "{" and (start == 0 or text[start - 1] == "\n"):
-            covered = _paragraph_end(text, covered, len(text))
-        cuts.append((start, covered))
-    return _without(text, cuts)
-
-
-def _without(text: str, cuts: list[tuple[int, int]]) -> str:
-    pieces, position = [], 0
-    for start, end in sorted(cuts):
-        pieces.append(text[position : max(start, position)])
-        position = max(position, end)
-    return "".join([*pieces, text[position:]])

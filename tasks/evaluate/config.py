@@ -20,7 +20,7 @@ class EvaluateConfig(Config):
     """Samples of each checkpoint and language in the report."""
     prompt_tokens: int = Field(16, ge=1)
     """Tokens of a held-out text that a checkpoint of the base stages continues."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
     """Most tokens of a continuation or an answer."""
     temperature: float = Field(0.8, ge=0, le=5)
     """Of continuations; answers always take the likeliest token."""

@@ -102,6 +102,29 @@ def test_a_damaged_part_alone_is_built_again(tmp_path: Path, damage: str) -> Non
     assert again.digest == ref.digest
 
 
+def test_predecessors_are_of_the_same_settings_the_newest_first(tmp_path: Path) -> None:
+    """Catches rows copied from another stage, version or setting, or from a damaged artifact."""
+    store = Store(tmp_path)
+    made = {key: build(store, key, {"part-00000": key}) for key in ("k1", "k2", "k3")}
+    for number, ref in enumerate(made.values()):
+        path = ref.path / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"created": f"2024-01-0{number + 1}"}
+        path.write_text(json.dumps(manifest))
+    lines: list[str] = []
+
+    def found(stage: str = "extract", version: int = 1, a: int = 1) -> list[str]:
+        refs = store.predecessors(
+            "pages", stage=stage, version=version, config={"a": a}, log=lines.append
+        )
+        return [ref.key for ref in refs]
+
+    assert found() == ["k3", "k2", "k1"]
+    assert found(stage="clean") == found(version=2) == found(a=2) == []
+    (made["k2"].path / "part-00000" / "rows.txt").write_text("other")
+    assert lines == [] and found() == ["k3", "k1"]
+    assert lines == ["pages:k2 is damaged: nothing is copied from it"]
+
+
 def test_a_lost_manifest_is_no_dead_end(tmp_path: Path) -> None:
     """Catches a folder without a manifest on which every later commit fails."""
     store = Store(tmp_path)

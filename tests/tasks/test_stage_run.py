@@ -19,6 +19,7 @@ from tasks.stage import StageResult, listening, stage
 
 ran: list[str] = []
 fail_next: list[Exception] = []
+predecessors: list[str] = []
 
 
 class Words(Config):
@@ -51,6 +52,8 @@ def first(config: Words, workspace: Workspace) -> Counts:
 def second(dump: ArtifactRef, config: Nothing, workspace: Workspace) -> Counts:
     """Copy them in two parts."""
     ran.append("second")
+    before = [ref.path / "part-00000" / "copy.txt" for ref in workspace.predecessors()]
+    predecessors[:] = [path.read_text().removesuffix("part-00000") for path in before]
 
     def build(name: str) -> Counts:
         def fill(folder: Path) -> Counts:
@@ -132,6 +135,20 @@ def test_a_failed_stage_goes_on_at_the_part_it_lacked(home: Path) -> None:
     assert sorted(run.info.status for run in parents) == ["FAILED", "FINISHED"]
     finished = next(run for run in parents if run.info.status == "FINISHED")
     assert children[0].data.tags["mlflow.parentRunId"] == finished.info.run_id
+
+
+def test_a_stage_may_look_at_what_it_made_before(home: Path) -> None:
+    """Catches a refresh without a predecessor, and a half artifact taken for one."""
+    go(Words(words=("a",)))
+    assert predecessors == []
+    fail_next.append(RuntimeError("power cut"))
+    with pytest.raises(RuntimeError):
+        go(Words(words=("b",)))
+    assert predecessors == ["a"]
+    go(Words(words=("c",)))
+    assert predecessors == ["a"]
+    go(Words(words=("d",)))
+    assert sorted(predecessors) == ["a", "c"]
 
 
 def test_refused_input_leaves_nothing_behind(home: Path) -> None:

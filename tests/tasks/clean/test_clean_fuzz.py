@@ -1,0 +1,94 @@
+"""Real-looking wikitext, cut and mixed at random: no exception, no mark, no control character."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.clean.languages import Site
+from tasks.clean.markup import MARKS
+from tasks.clean.wikitext import Document, parse_page
+
+EN = Site.of("en", {"6": "File", "14": "Category"})
+ZH = Site.of("zh", {"6": "文件", "14": "分类"})
+SNIPPETS = [
+    "'''Bonn''' ({{IPA|bɔn}}; {{lang|la|Bonna}}) is a [[city]] on the [[Rhine|river]].",
+    "{{Infobox settlement\n| name = Bonn\n| area = {{convert|141|km2}}\n| x = [[a|b]]<br>c\n}}",
+    "It has 331,885 people.<ref name=\"a\">{{cite web|url=http://x.y|title=Z}}</ref><ref name=a />",
+    "[[File:Bonn.jpg|thumb|200px|The [[town hall]] of {{nowrap|old Bonn}}]]",
+    "== History ==\n:''Main article: [[History of Bonn]]''\n\nIt was founded in {{circa|12 BC}}.",
+    "{| class=x\n|+ Mayors\n! Name !! Years\n|-\n| [[A]] || 1949–1956\n|-\n| B\n| style=x | 2\n|}",
+    "* one\n** two <sup>2</sup>\n# three\n; term : definition\n: indented",
+    "<math>x^{2}_{i}</math>, <code>f(x) = [[1]]</code>, <nowiki>[[a]]</nowiki> and H<sub>2</sub>O",
+    " for i in x:\n   print(i)\n",
+    "<pre>\nraw '' text\n</pre><!-- comment -->\n<gallery>\nFile:a.jpg|b\n</gallery>",
+    "[http://example.org label] [http://example.org] http://example.org/x?a=b",
+    "[[Category:Cities]]\n[[de:Bonn]]\n{{DEFAULTSORT:Bonn}}\n{{Germany-geo-stub}}",
+    "'''北京'''（{{lang-en|Beijing}}；{{IPA|x}}）是[[中华人民共和国|中国]]的首都，人口{{formatnum:21893095}}。",
+    "-{zh-hans:计算机;zh-hant:電腦}--{H|zh-cn:软件;zh-tw:軟體}-{{NoteTA|G1=IT|1=zh-cn:信息;zh-tw:資訊}}",
+    "<div style=\"x\"><table><tr><td>a</td><th>b</th></tr></table></div><ul><li>c</li></ul>",
+    "&nbsp;&amp;lt; &#x41; &#0; &bogus; 3 < 5 ''''x''''' __NOTOC__ {{{1|d}}} {{#if:a|b|c}}",
+]  # fmt: skip
+PIECES = sorted({piece for text in SNIPPETS for piece in re.findall(r"\w+|\s+|[^\w\s]{1,3}", text)})
+CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]")
+
+
+def check(text: str) -> None:
+    """Parse with both wikis; what must hold for any text."""
+    for site in (EN, ZH):
+        document = parse_page(text, title="T", site=site)
+        assert not MARKS.search(document.text) and not CONTROLS.search(document.text)
+        check_columns(document)
+
+
+def check_columns(document: Document) -> None:
+    """Sections cover the text; no mark is in any column."""
+    end = 0
+    for section in document.sections:
+        assert section["start"] == end
+        end = section["end"]
+    assert end == len(document.text)
+    words = [*document.links, *document.categories, *document.facts.values(), *document.templates]
+    assert not any(MARKS.search(word) for word in words), words
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=6), st.data())
+def test_mutated_pages(snippets: list[str], data: st.DataObject) -> None:
+    """Catches what breaks when brackets lose their partners: pages are cut, doubled and spliced."""
+    text = "\n".join(snippets)
+    for _ in range(data.draw(st.integers(0, 6))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 40)))
+        change = data.draw(st.sampled_from(["cut", "double", "insert"]))
+        if change == "cut":
+            text = text[:start] + text[end:]
+        elif change == "double":
+            text = text[:end] + text[start:end] + text[end:]
+        else:
+            text = text[:start] + data.draw(st.sampled_from(PIECES)) + text[start:]
+    check(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+def test_mixed_pieces(text: str) -> None:
+    """Catches combinations that nobody would write."""
+    check(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200))
+def test_any_characters(text: str) -> None:
+    """Catches control characters, surrogates and our own marks coming in from outside."""
+    check(text)
+
+
+def test_marks_of_ours_in_a_page_are_dropped() -> None:
+    """Catches a page that puts another page's verbatim text, or a number, in its own place."""
+    text = "a\ue01e0\ue01fb \ue002\ue003\ue010 <nowiki>x</nowiki> &#xE01E;0&#57375;\x07\x85"
+    document = parse_page(text, title="T", site=EN)
+    assert document.text.startswith("# T\n\na0b x ")
+    assert not MARKS.search(document.text)
