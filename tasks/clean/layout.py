@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tasks.clean.markup import BREAK, CELL, INDENT, OPEN, ROW, SECTION_END, Shelf
 from tasks.clean.tidy import close_gaps
@@ -73,6 +74,24 @@ def fence_indented(text: str, shelf: Shelf) -> str:
     return _INDENTED.sub(fence, text).replace(INDENT, "")
 
 
+def drop_stopped(text: str, is_stopped: Callable[[str], bool]) -> str:
+    """Drop the sections that `split_sections` would leave out, before more work is done on them."""
+    parts: list[str] = []
+    position, stopped_level = 0, 0
+    for found in _HEADING.finditer(text):
+        level, name = _heading(found[1])
+        if stopped_level and level > stopped_level:
+            continue
+        if stopped_level:
+            position = found.start()
+        stopped_level = level if is_stopped(name) else 0
+        if stopped_level:
+            parts.append(text[position : found.start()])
+    if not parts:
+        return text
+    return "".join(parts) + ("\n" if stopped_level else text[position:])
+
+
 def split_sections(
     text: str,
     title: str,
@@ -104,6 +123,7 @@ def split_sections(
     return filled[::-1]
 
 
+@lru_cache(maxsize=16_384)
 def _heading(line: str) -> tuple[int, str]:
     """Return level and title of `=== Title ===`; uneven marks belong to the title."""
     line = line.strip()

@@ -31,6 +31,8 @@ SEPARATOR = "\ue011"
 """Between texts that travel together."""
 INDENT = "\ue012"
 """In place of the space that begins a line."""
+LINKED = "\ue013"
+"""Before a link in front of the first bar of a table's line: those words are no attributes."""
 MARKS = re.compile("[\ue000-\ue01f]")
 _MARK_BYTES = b"\xee\x80"  # how all marks begin in UTF-8
 _CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])
@@ -112,10 +114,8 @@ def normal(wikitext: str) -> str:
         data = wikitext.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
         data = _MARK_BYTES
-    is_clean = (
-        len(data.translate(None, _CONTROL_BYTES)) == len(data)
-        and _MARK_BYTES not in data
-        and not _HIGH_CONTROLS.search(data)
+    is_clean = len(data.translate(None, _CONTROL_BYTES)) == len(data) and (
+        len(data) == len(wikitext) or (_MARK_BYTES not in data and not _HIGH_CONTROLS.search(data))
     )
     return wikitext if is_clean else _CONTROLS.sub("", MARKS.sub("", wikitext))
 
@@ -167,6 +167,8 @@ class _Tags:
         self.position = 0
         self.lists: list[str] = []
         self.closings: dict[str, re.Match[str] | None] = {}
+        self.is_in_code = False
+        self.is_reading_shown = False
 
     def take(self) -> str:
         text, parts = self.text, self.parts
@@ -183,6 +185,8 @@ class _Tags:
             shown: str | None
             if slash:
                 shown = _CLOSED.get(name)
+                if name == "code" and self.is_in_code:
+                    shown, self.is_in_code = "`", False
                 if shown is None and name in _LISTS:
                     shown = self._close_list()
             elif name in ("sup", "sub"):
@@ -252,7 +256,9 @@ class _Tags:
             while self.text.startswith((" ", "\n"), self.position):
                 self.position += 1
             return f"\n{marks} "
-        if name in ("rt", "rp", "rtc"):
+        if name in ("ruby", "rp"):  # readings with parentheses of their own can be read as text
+            self.is_reading_shown = name == "rp"
+        elif name in ("rt", "rtc") and not self.is_reading_shown:
             following = self.text.find("<", end)
             self.position = len(self.text) if following < 0 else following
             return ""
@@ -275,10 +281,23 @@ class _Tags:
         content = self.text[end : close.start()]
         if "\n\n" in content and (name in _FORMULAS or (name == "nowiki" and "[[" in content)):
             return ""  # a page, not a formula: the closing tag belongs to another one
-        if name == "code" and ("{{" in content or "[[" in content):
-            return "`"  # `<code>` is parsed; its closing tag is found again on the way
+        if name == "code" and _LIVE_MARKUP.search(_NOWIKI.sub("", content)):
+            self.is_in_code = True  # `<code>` is parsed; its closing tag is found on the way
+            return "`"
+        if name == "nowiki" and self._is_quoted(content):
+            name = "code"
         self.position = close.end()
         return _verbatim(name, attributes, content, self.shelf) if name in _VERBATIM else ""
+
+    def _is_quoted(self, content: str) -> bool:
+        """Tell markup that is spoken about, `[[x]]`, from letters: K[[X]]."""
+        before = self.parts[-1][-1:] if self.parts else ""
+        return (
+            not self.is_in_code
+            and not before.isalnum()
+            and "`" not in content
+            and _QUOTED_MARKUP.fullmatch(content.strip()) is not None
+        )
 
     def _close_list(self) -> str:
         if self.lists:
@@ -320,6 +339,8 @@ def _verbatim(name: str, attributes: str, content: str, shelf: Shelf) -> str:
     content = normal(html.unescape(content)) if "&" in content else content
     if name in _FORMULAS:
         formula = " ".join(content.split())
+        if formula.endswith("\\") and not formula.endswith("\\\\"):
+            formula = formula[:-1].rstrip()  # `\\ ` without its space would escape the closing `$`
         if not formula:
             return ""
         shelf.has_math = True
@@ -338,6 +359,8 @@ def _verbatim(name: str, attributes: str, content: str, shelf: Shelf) -> str:
     return shelf.put(f"```\n{content}\n```", block=True) if content.strip() else ""
 
 
+_LIVE_MARKUP = re.compile(r"\{\{|\[\[")
+_QUOTED_MARKUP = re.compile(r"(?:\[\[|\{\{|''+[^'\n])[^\n]*(?:\]\]|\}\}|[^'\n]''+)")
 _NOWIKI = re.compile(r"<nowiki>((?:(?!</nowiki>)[\s\S])*+)</nowiki>")
 _CODE_TAG = re.compile(r"</?(?:nowiki|b|i|u|em|strong|span|var|font|br|sub|sup|tt)\b[^<>]*+>")
 

@@ -22,6 +22,7 @@ from tasks.clean.markup import (
     BREAK,
     EQUALS,
     INDENT,
+    LINKED,
     MARKS,
     PIPE,
     SECTION_END,
@@ -36,6 +37,10 @@ MAX_FACT_CHARS = 300
 MAX_POSITION = 99
 _PLAIN_LINK = re.compile(r"\[\[(?!/)([^\[\]{}|\n:#]++)(?:\|([^\[\]{}|]++))?\]\]")
 _SIMPLE_LINK = re.compile(r"\[\[([^\[\]{}|\n]++)(?:\|([^\[\]{}]*+))?\]\]")
+_CELL_LINK = re.compile(  # |a [[b]] | c
+    r"(\n\|(?![-}+|])[^|\n{}\[\]]*+)"
+    r"(?=(?:\[\[[^\[\]\n{}]*+\]\][^|\n{}\[\]]*+)++\|(?!\|))"
+)
 _BRACKETS = tuple(re.compile(one) for one in (r"\{\{+", r"\}\}+", r"\[\[", r"\]\]"))
 _FRAGMENT = re.compile(r"#[^\n]*+")
 _NAME = re.compile(r"[^|{}\[\]\n]*+")
@@ -51,7 +56,6 @@ _PROJECTS = frozenset(
      "toollabs", "v", "voy", "w", "wikibooks", "wikidata", "wikinews", "wikipedia", "wikiquote",
      "wikisource", "wikispecies", "wikiversity", "wikivoyage", "wikt", "wiktionary"]
 )  # fmt: skip
-_PIPE_TRICK = re.compile(r"\s*+(?:\([^()]*+\)|（[^（）]*+）)$|,.*$")
 _TEMPLATE, _ARGUMENT, _LINK, _CLOSE, _LONE_OPEN, _LONE_CLOSE = range(6)
 _Event = tuple[int, int, int, int]
 
@@ -94,11 +98,16 @@ def resolve_links(text: str, page: Page) -> str:
     """Return the text with the label of every link that holds no other brackets."""
     if "[[" not in text:
         return text
+    if "{|" in text:
+        text = _CELL_LINK.sub(rf"\1{LINKED}", text)
     pieces = _PLAIN_LINK.split(text)
     targets = pieces[1::3]
     shown = targets
     if "''" in "\n".join(targets):  # a title is no markup
-        shown = [page.shelf.put(one) if "''" in one else one for one in targets]
+        shown = [
+            page.shelf.put(one) if "''" in one and one[:2] + one[-2:] != "''" * 2 else one
+            for one in targets
+        ]
     pieces[1::3] = [label or target for target, label in zip(shown, pieces[2::3], strict=True)]
     del pieces[2::3]
     page.links += targets
@@ -139,13 +148,12 @@ def show_link(target: str, label: str | None, page: Page) -> str:
         is_project = bool(kind)
         if kind in ("category", "file"):
             name = rest.strip()
-            label = label and label.strip().removeprefix(f"{prefix}:")
+            if label and label.lstrip().casefold().startswith(f"{prefix.casefold()}:"):
+                label = label.partition(":")[2].lstrip()
     if not is_project and name[:1] not in ("#", "/"):
         page.links.append(name)
     if label:
         return label.replace("|", page.shelf.put("|")) if "|" in label else label
-    if label is not None:  # the pipe trick: [[Apple (fruit)|]]
-        return _PIPE_TRICK.sub("", rest.strip() if is_project else name)
     return name if colon else name.lstrip("#/")
 
 
@@ -285,6 +293,8 @@ class _Walk:
             page.is_deep = True
             return close
         if rule.role == "drop":
+            if rule.name == "IPA" and not self.frames:
+                self.parts.append(self._sound(start, end, close))
             return close
         if rule.role == "section":
             self.parts.append(f"\n{SECTION_END}\n")
@@ -292,6 +302,18 @@ class _Walk:
         self.frames.append(_Frame(start, _TEMPLATE, self.parts, rule))
         self.parts = []
         return end
+
+    def _sound(self, start: int, end: int, close: int) -> str:
+        """Return what `{{IPA|/p/}}` shows in a sentence; beside a title or in parentheses nothing.
+
+        Sounds that a text speaks of are words of it; how its title is said is no prose.
+        """
+        before = self.text[max(0, start - 200) : start].rpartition("\n")[2].rstrip()
+        num_open = sum(map(before.count, "(（")) - sum(map(before.count, ")）"))
+        _, bar, sound = self.text[end : close - 2].rpartition("|")
+        if not before or not bar or num_open > 0 or before.endswith("'" * 3) or "{{" in sound:
+            return ""
+        return sound.strip().removeprefix("1=")
 
     def _close(self, end: int) -> None:
         """Put the words of the innermost open bracket behind what came before it."""

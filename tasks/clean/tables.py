@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tasks.clean.markup import BREAK, CELL, INDENT, ROW
+from tasks.clean.markup import BREAK, CELL, INDENT, LINKED, ROW
 
 TableStyle = Literal["markdown", "tsv", "drop"]
 MAX_CELL_CHARS = 600
@@ -42,7 +42,8 @@ class _Table:
         """Begin the cells of a line; before a single bar stand attributes."""
         for cell in separators.split(line):
             attributes, bar, content = cell.partition("|")
-            self.rows[-1].append([(content if bar and "[[" not in attributes else cell).strip()])
+            is_text = not bar or "[[" in attributes or LINKED in attributes
+            self.rows[-1].append([(cell.replace(LINKED, "") if is_text else content).strip()])
 
     def add_line(self, line: str) -> None:
         """Go on with the last cell; what stands before the first cell is shown above the table."""

@@ -56,7 +56,7 @@ _WIDE_SPACES = re.compile("\u3000\u3000+")
 _APOSTROPHES = re.compile("''+")
 _GLUED_BOLD = re.compile(r"'''(?<=\w''')(?=\w)|''''")
 
-_VERBATIM = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$", re.DOTALL)
+_VERBATIM = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$(?:[^$\n\\]|\\.)++\$", re.DOTALL)
 # By a character without which none of them is there: most texts cost a few searches for one each.
 _RESIDUES = tuple(
     (gate, name, re.compile(pattern))
@@ -123,6 +123,8 @@ def decode(text: str, keep: Callable[[str], str] | None = None) -> str:
             return " " if number in (9, 10) else entity
         if shown == "\u00a0":
             return " "
+        if "\ue000" <= shown <= "\uf8ff":
+            return ""  # for private use: nobody else can read it
         if not shown or shown > "~":
             return entity if not shown or _NO_CHARACTER.search(shown) else shown
         if shown in _MARKUP and keep is not None:
@@ -152,7 +154,9 @@ def repair(text: str, *, is_cjk: bool = False) -> str:
 
 def close_gaps(text: str) -> str:
     """Return the text without spaces before commas and full stops."""
-    text = _SPACE_BEFORE_STOP.sub(".", text.replace(" ,", ","))
+    text = text.replace(" ,", ",")
+    if " ." in text:
+        text = _SPACE_BEFORE_STOP.sub(".", text)
     if "，" in text or "。" in text:
         text = text.replace(" ，", "，").replace(" 。", "。")
     return text

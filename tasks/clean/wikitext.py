@@ -1,7 +1,6 @@
 """One page's wikitext -> its document: text, sections, links, categories, facts, kind and flags.
 
-    from tasks.clean import variants
-from tasks.clean.languages import Site
+    from tasks.clean.languages import Site
     from tasks.clean.wikitext import parse_page
     parse_page("'''Bonn''' is a [[city]].", title="Bonn", site=Site.of("en")).text
 
@@ -25,12 +24,13 @@ from tasks.clean.languages import Site, section_key
 from tasks.clean.layout import (
     Section,
     drop_hatnotes,
+    drop_stopped,
     fence_indented,
     join_sections,
     mark_indented,
     split_sections,
 )
-from tasks.clean.markup import MARKS, SEPARATOR, has_marks, normal, resolve_scripts, take_tags
+from tasks.clean.markup import MARKS, OPEN, SEPARATOR, has_marks, normal, resolve_scripts, take_tags
 from tasks.clean.scanner import Page, external_links, render, resolve_links
 from tasks.clean.tables import TableStyle, render_tables
 from tasks.clean.tidy import plain, repair
@@ -93,15 +93,14 @@ def parse_page(
     text = resolve_scripts(external_links(text))
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
-    text = drop_hatnotes(render_tables(text, tables))
+
+    def is_stopped(name: str) -> bool:
+        return _section_key(name) in site.stop_sections
+
+    text = drop_stopped(drop_hatnotes(render_tables(text, tables)), is_stopped)
     text = fence_indented(plain(text, shelf.put), shelf)
     text = _composed(repair(text, is_cjk=site.is_cjk))
-    sections = split_sections(
-        text,
-        title,
-        lambda name: _section_key(name) in site.stop_sections,
-        keep_empty=keep_empty_sections,
-    )
+    sections = split_sections(text, title, is_stopped, keep_empty=keep_empty_sections)
     if converter is not None:
         for note in page.notes:
             rules = converter.with_note(rules, note.positional, note.named)
@@ -132,7 +131,7 @@ def parse_page(
 
 def _redirect(site: Site) -> re.Pattern[str]:
     words = "|".join(re.escape(word.lstrip("#")) for word in site.redirect_words)
-    return re.compile(rf"#(?:{words})\s*:?\s*\[\[[^\[\]\n]*+\]\]", re.IGNORECASE)
+    return re.compile(rf"#(?:{words})\s*:?\s*\[\[[^\[\]\n{OPEN}]++\]\]", re.IGNORECASE)
 
 
 def render_roughly(text: str) -> str:
