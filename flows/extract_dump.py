@@ -71,7 +71,7 @@ def extract_documents(
         made = [partial / "documents" / part.name for part in parts]
         with _Joined(partial / "documents.parquet", made, DOCUMENTS) as documents:
             cleaning = room("documents", documents.take_new)
-            kept = clean_parts(parts, clean_config, cleaning).counts
+            kept = clean_parts(parts, clean_config, cleaning, is_artifact=False).counts
             documents.take_new()
     except BadInput:
         shutil.rmtree(out / ".partial", ignore_errors=True)

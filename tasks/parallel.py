@@ -16,6 +16,7 @@ is built again, alone. Workers end when this process does, however it ends.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -43,6 +44,7 @@ Tell = Callable[[float], None]
 Work = Callable[[Job, Path, Tell], Counts]
 POLL_SECONDS = 0.2
 ATTEMPTS_ALONE = 2  # the first death may have been another part's fault
+OBJECTS_UNCOLLECTED = 100_000  # new objects between two searches for cycles; Python's own: 700
 _SHARE = struct.Struct("d")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
@@ -110,7 +112,11 @@ class _Build(Generic[Job]):
         def tell(share: float) -> None:
             self._tell({name: share})
 
-        return self._commit(name, lambda folder: self.work(self.jobs[name], folder, tell))
+        def fill(folder: Path) -> Counts:
+            with _seldom_collecting():
+                return self.work(self.jobs[name], folder, tell)
+
+        return self._commit(name, fill)
 
     def in_pool(self, waiting: deque[str], workers: int) -> list[str]:
         """Build what is waiting in a fresh pool; return what was under way when a worker died."""
@@ -175,6 +181,17 @@ def _take(made: Path, counts: Counts, folder: Path) -> Counts:
 
 
 @contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Search for cycles seldom: rows are many and hold none."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(OBJECTS_UNCOLLECTED, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@contextmanager
 def _no_main_module() -> Iterator[None]:
     """Keep new workers from importing our main module: it may be all of Prefect, or pytest."""
     main = sys.modules["__main__"]
@@ -206,6 +223,7 @@ def _run(work: Work[Job], job: Job, folder: Path, board: Path, offset: int) -> C
         os.pwrite(handle, _SHARE.pack(share), offset)
 
     try:
-        return work(job, folder, tell)
+        with _seldom_collecting():
+            return work(job, folder, tell)
     finally:
         os.close(handle)

@@ -8,7 +8,6 @@ from typing import Any
 
 from tasks.clean.config import CleanConfig
 from tasks.clean.languages import Site
-from tasks.clean.tidy import count_residues
 from tasks.clean.wikitext import parse_page
 
 
@@ -19,7 +18,6 @@ class Cleaned:
     row: dict[str, Any] | None
     reason: str | None = None
     detail: str | None = None
-    residues: dict[str, int] | None = None
 
 
 def clean_page(page: Mapping[str, Any], *, site: Site, config: CleanConfig) -> Cleaned:
@@ -54,7 +52,7 @@ def clean_page(page: Mapping[str, Any], *, site: Site, config: CleanConfig) -> C
         "num_refs": document.num_refs,
         "variant": document.variant,
     }
-    return Cleaned(row, residues=count_residues(document.text))
+    return Cleaned(row)
 
 
 def clean_batch(

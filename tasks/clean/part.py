@@ -5,7 +5,8 @@
     unresolved.parquet  templates that nothing is known of, with the number of pages they are on
     seen.parquet        what the next dump's run compares its pages with
 
-The files are the same bytes whether rows were copied or not.
+The files are the same bytes whether rows were copied or not. Parts that are no artifact, because
+they are read once and deleted, have neither of the last two, and their documents are not packed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -39,6 +41,7 @@ from tasks.clean.tidy import count_residues
 BATCH_ROWS = 64
 GROUP_ROWS = 1024  # a row group ends at either limit, so that a part fits in memory
 GROUP_BYTES = 16_000_000  # of wikitext
+REPETITIVE = ("wiki", "language", "kind", "variant")  # columns worth a dictionary
 IDENTITY = ["wiki", "language", "page_id", "rev_id", "timestamp", "title", "url"]
 CONTENT = pa.schema(field for field in DOCUMENTS if field.name not in (*IDENTITY, "redirects"))
 
@@ -52,6 +55,7 @@ class CleanJob:
     stats: Path
     plan: Plan
     config: CleanConfig
+    is_artifact: bool = True
 
 
 def clean_part(job: CleanJob, folder: Path, tell: Callable[[float], None]) -> Counts:
@@ -84,25 +88,31 @@ class _Part:
         ids = keys.column("page_id").combine_chunks()
         self.earlier = Earlier(predecessor, ids, lambda name: _role(self.site, name) == "rules")
         self.dropped: Counter[str] = Counter()
-        self.sums = {f"residue/{name}": 0 for name in count_residues("")}
-        self.sums["wikitext_bytes"] = 0
+        self.sums = {"wikitext_bytes": 0}
+        if job.is_artifact:
+            self.sums |= {f"residue/{name}": 0 for name in count_residues("")}
 
     def build(self) -> Counts:
         """Go through the pages once."""
         began, cpu = time.monotonic(), time.process_time()
         seen = 0
+        is_artifact = self.job.is_artifact
+        seen_file = self.folder / "seen.parquet"
         with (
-            _Documents(self.folder / "documents.parquet", self.earlier) as documents,
+            _Documents(self.folder / "documents.parquet", self.earlier, is_artifact) as documents,
             TableWriter(self.folder / "ledger.parquet", LEDGER) as self.ledger,
-            TableWriter(self.folder / "seen.parquet", SEEN) as self.seen,
+            TableWriter(seen_file, SEEN) if is_artifact else nullcontext() as self.seen,
+            pq.ParquetFile(self.file) as pages,
         ):
-            for batch in pq.ParquetFile(self.file).iter_batches(BATCH_ROWS):
+            columns = [*IDENTITY, "wikitext"]
+            for batch in pages.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                 texts = batch.column("wikitext")
                 for page, text in zip(batch.select(IDENTITY).to_pylist(), texts, strict=True):
                     self._take(page, text, documents)
                 seen += batch.num_rows
                 self.tell(seen / self.num_pages)
-        self._write_unresolved(documents.templates)
+        if is_artifact:
+            self._write_unresolved(documents.templates)
         seconds = time.monotonic() - began, time.process_time() - cpu
         self._write_stats(*seconds, documents.over_budget)
         sizes = {"characters": documents.num_chars, "over_budget": len(documents.over_budget)}
@@ -112,25 +122,30 @@ class _Part:
     def _take(self, page: dict[str, Any], text: pa.Scalar, documents: _Documents) -> None:
         """Copy or clean one page, and write down what came of it."""
         buffer = text.as_buffer() or pa.py_buffer(b"")
-        digest = blake2b(buffer, digest_size=16).digest()
         self.sums["wikitext_bytes"] += buffer.size
         number: int | None = documents.num_rows
-        known = self.earlier.find(page["page_id"], page["rev_id"], page["title"], digest)
+        known, digest = None, b""
+        if self.seen:
+            digest = blake2b(buffer, digest_size=16).digest()
+            known = self.earlier.find(page["page_id"], page["rev_id"], page["title"], digest)
         content: Known | dict[str, Any] | None = known
-        if known:
-            residues: Mapping[str, int] = known.residues
-        else:
+        residues: Mapping[str, int] = known.residues if known else {}
+        if not known:
             full = page | {"wikitext": text.as_py() or ""}
             cleaned = clean_page(full, site=self.site, config=self.job.config)
-            content, residues = cleaned.row, cleaned.residues or {}
+            content = cleaned.row
             if content is None:
                 self._drop(page, cleaned.reason or "error", cleaned.detail)
                 number = None
+            elif self.seen:
+                residues = count_residues(content["text"])
         if content is not None:
             page["redirects"] = self.aliases.get(page["title"], [])
             documents.add(page, content, buffer.size)
             for name, count in residues.items():
                 self.sums[f"residue/{name}"] += count
+        if not self.seen:
+            return
         row = {name: page[name] for name in ("page_id", "rev_id", "title")}
         left = [(name, count) for name, count in residues.items() if count]
         self.seen.add(row | {"digest": digest, "document": number, "residues": left})
@@ -172,7 +187,7 @@ class _Part:
 class _Documents:
     """documents.parquet, written by row groups of cleaned and copied rows in the pages' order."""
 
-    def __init__(self, path: Path, earlier: Earlier) -> None:
+    def __init__(self, path: Path, earlier: Earlier, is_packed: bool) -> None:
         self.num_rows = self.num_chars = 0
         self.templates: dict[str, tuple[int, str]] = {}  # name -> pages, title of the first
         self.over_budget: list[tuple[int, str, str]] = []  # page id, title, flag
@@ -180,7 +195,13 @@ class _Documents:
         self._pages: list[dict[str, Any]] = []
         self._contents: list[Known | dict[str, Any]] = []
         self._bytes = 0
-        self._writer = pq.ParquetWriter(path, DOCUMENTS, compression="zstd", compression_level=3)
+        self._writer = pq.ParquetWriter(
+            path,
+            DOCUMENTS,
+            compression="zstd" if is_packed else "none",
+            compression_level=3 if is_packed else None,
+            use_dictionary=list(REPETITIVE),
+        )
 
     def add(self, page: dict[str, Any], content: Known | dict[str, Any], size: int) -> None:
         """Add a document: what the dump says of the page, and what its text became."""
@@ -215,7 +236,7 @@ class _Documents:
             (content if name in content.column_names else known).column(name)
             for name in DOCUMENTS.names
         ]
-        table = pa.table(columns, schema=DOCUMENTS).combine_chunks()
+        table = pa.table(columns, schema=DOCUMENTS)
         self._writer.write_table(table, row_group_size=table.num_rows)
         self.num_chars += sum(table.column("num_chars").to_pylist())
         used, flags = (table.column(name).to_pylist() for name in ("templates", "flags"))
@@ -232,12 +253,13 @@ class _Documents:
         is_known = [isinstance(one, Known) for one in self._contents]
         known = [one for one in self._contents if isinstance(one, Known)]
         fresh = [one for one in self._contents if isinstance(one, dict)]
-        tables = [pa.Table.from_pylist(fresh, schema=CONTENT)]
-        if known:
-            tables.append(self._earlier.rows(known, CONTENT.names).cast(CONTENT))
+        table = pa.Table.from_pylist(fresh, schema=CONTENT)
+        if not known:
+            return table
+        copied = self._earlier.rows(known, CONTENT.names).cast(CONTENT)
         next_fresh, next_known = iter(range(len(fresh))), iter(range(len(fresh), len(is_known)))
         order = [next(next_known if one else next_fresh) for one in is_known]
-        return pa.concat_tables(tables).take(order)
+        return pa.concat_tables([table, copied]).take(order).combine_chunks()
 
 
 def _role(site: Site, name: str) -> str:

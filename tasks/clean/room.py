@@ -29,13 +29,23 @@ class Cleaning:
     predecessor: Predecessor | None
 
 
-def clean_parts(parts: Sequence[Path], config: CleanConfig, workspace: Workspace) -> Cleaning:
-    """Clean folders of pages into parts of the same names; those that are there stay."""
+def clean_parts(
+    parts: Sequence[Path],
+    config: CleanConfig,
+    workspace: Workspace,
+    *,
+    is_artifact: bool = True,
+) -> Cleaning:
+    """Clean folders of pages into parts of the same names; those that are there stay.
+
+    Parts that no report and no later run will read (`is_artifact=False`) are made without what
+    only these need.
+    """
     plan = make_plan(parts, config, workspace)
     stats = workspace.path / STATS
     stats.mkdir(parents=True, exist_ok=True)
     jobs = {
-        part.name: CleanJob(part, aliases, stats / f"{part.name}.json", plan, config)
+        part.name: CleanJob(part, aliases, stats / f"{part.name}.json", plan, config, is_artifact)
         for part, aliases in zip(parts, plan_aliases(plan, parts), strict=True)
     }
     sizes = {part.name: float(num_rows([part / "pages.parquet"])) for part in parts}
