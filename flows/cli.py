@@ -46,6 +46,11 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's name (demo, simplewi
 Checkpoint = Annotated[
     str, typer.Argument(help="A checkpoint: latest, a key or its beginning, or a folder.")
 ]
+Temperature = Annotated[float, typer.Option(help="0 is always the likeliest token.")]
+TopK = Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")]
+TopP = Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 repeats less.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
 
 
 def main() -> None:
@@ -297,11 +302,11 @@ def generate(
     checkpoint: Checkpoint,
     prompts: Annotated[list[str], typer.Argument(help="One or more beginnings of a text.")],
     max_tokens: Annotated[int, typer.Option(help="Most tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 is always the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")] = 0.95,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.1,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    repetition_penalty: RepetitionPenalty = 1.1,
+    seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Continue texts.
@@ -324,11 +329,11 @@ def chat(
     checkpoint: Checkpoint = "latest",
     system: Annotated[str, typer.Option(help="What the model should be.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Most tokens in an answer.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 is always the likeliest token.")] = 0.3,
-    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.1,
-    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 0,
+    temperature: Temperature = 0.3,
+    top_k: TopK = 0,
+    top_p: TopP = 0.9,
+    repetition_penalty: RepetitionPenalty = 1.1,
+    seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Talk with a checkpoint; lines come from the terminal or a pipe, an empty line ends it.
