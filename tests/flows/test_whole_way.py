@@ -158,7 +158,7 @@ def test_people_can_talk_to_what_was_made(copy: Path, tmp_path: Path) -> None:
 LOOKING = (
     "ls",
     "show documents:latest",
-    "show documents:latest --ledger --find Aristotle",
+    "show documents:latest --ledger Aristotle",
     "show release:latest --lineage",
     "status",
 )
