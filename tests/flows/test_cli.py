@@ -23,13 +23,16 @@ DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang=
 {pages}</mediawiki>"""
 
 
-def etude(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def etude(
+    home: Path, *arguments: str, stdin: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would, in a home of its own."""
     environment = {
         "ETUDE_HOME": str(home),
         "PREFECT_HOME": os.environ["PREFECT_HOME"],  # one for all: making one takes ten seconds
         "PATH": "/usr/bin:/bin",
         "HOME": str(home.parent),
+        **settings,
     }
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
@@ -40,6 +43,14 @@ def etude(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
         env=environment,
         timeout=300,
     )
+
+
+@pytest.fixture(scope="module")
+def api_url(prefect_api: None) -> str:
+    """The address of the session's Prefect API: a run of its own takes ten seconds to start."""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,19 +109,19 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ],
 )
 def test_a_bad_dump_is_refused_and_leaves_nothing(
-    name: str, content: bytes | None, words: str, tmp_path: Path
+    name: str, content: bytes | None, words: str, tmp_path: Path, home: Path, api_url: str
 ) -> None:
     """Catches a bad dump that crashes with a traceback or leaves a half artifact behind."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     source = f"[{{kind: file, wiki: testwiki, path: {tmp_path / name}}}]"
-    done = etude(tmp_path / "home", "run", "demo", f"fetch={source}")
+    done = etude(home, "run", "demo", f"fetch={source}", PREFECT_API_URL=api_url)
     assert done.returncode == 2, done.stderr[-2000:]
     line = done.stderr.strip().splitlines()[-1]
     assert words.lower() in line.lower(), line
     assert name in line, "the line does not name the file as the user did"
     assert "Traceback" not in done.stderr + done.stdout
-    store = tmp_path / "home" / "store"
+    store = home / "store"
     assert list(store.glob("*/*.partial")) == []
     assert {path.parent.name for path in store.glob("*/*")} <= {"dump"}
 

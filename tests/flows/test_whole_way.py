@@ -81,6 +81,7 @@ def test_a_second_run_in_another_place_reuses_everything(copy: Path) -> None:
     assert ran(run(copy)) == []
 
 
+@pytest.mark.slow
 def test_a_changed_setting_reruns_its_stage_and_what_depends_on_it(copy: Path) -> None:
     """Catches reuse of a stale artifact below a change, and work done again above it."""
     assert ran(run(copy, "clean.min_chars_cjk=570"))[0] == "clean"
