@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from etude_model.inference.adapters import AdapterRows
 from etude_model.inference.sampling import SamplingConfig, next_tokens
 from etude_model.model.attention import KVCache
 from etude_model.model.transformer import Etude
@@ -43,17 +45,19 @@ def generate(
     *,
     stop_ids: Collection[int],
     seeds: Sequence[int] | None = None,
+    adapters: AdapterRows | None = None,
 ) -> list[Completion]:
     """Return one completion per prompt; it does not depend on the other prompts.
 
     A row's noise comes from its seed (`sampling.seed` for all if `seeds` is not given) and its
-    prompt. A prompt that leaves no room for max_new_tokens in the context is BadInput.
+    prompt. `adapters` says which adapter each prompt uses. A prompt that leaves no room for
+    max_new_tokens in the context is BadInput.
     """
     if seeds is not None and len(seeds) != len(prompts):
         raise BadInput(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
     written: list[list[int]] = [[] for _ in prompts]
     has_stopped = [False] * len(prompts)
-    for row, token in _decode(model, prompts, sampling, set(stop_ids), seeds):
+    for row, token in _decode(model, prompts, sampling, set(stop_ids), seeds, adapters):
         if token is None:
             has_stopped[row] = True
         else:
@@ -69,9 +73,10 @@ def stream(
     prompt: Sequence[int],
     sampling: SamplingConfig,
     stop_ids: Collection[int],
+    adapters: AdapterRows | None = None,
 ) -> Iterator[int]:
     """Yield the ids that `generate` would return, each as soon as it is known."""
-    for _, token in _decode(model, [prompt], sampling, set(stop_ids), None):
+    for _, token in _decode(model, [prompt], sampling, set(stop_ids), None, adapters):
         if token is not None:
             yield token
 
@@ -82,17 +87,20 @@ def _decode(
     sampling: SamplingConfig,
     stop_ids: set[int],
     seeds: Sequence[int] | None,
+    adapters: AdapterRows | None,
 ) -> Iterator[tuple[int, int | None]]:
     """Yield (row, token) as they come, and (row, None) where a row stops by itself."""
     for number, prompt in enumerate(prompts):
         _check(number, prompt, sampling, model)
+    if adapters is not None and len(adapters) != len(prompts):
+        raise BadInput(f"{len(adapters)} adapters for {len(prompts)} prompts; give one per prompt")
     if not prompts:
         return
     was_training = model.training
     model.eval()
     try:
         seeds = seeds or [sampling.seed] * len(prompts)
-        batch = _Batch(model, prompts, sampling, seeds, stop_ids)
+        batch = _Batch(model, prompts, sampling, seeds, stop_ids, adapters)
         for _ in range(sampling.max_new_tokens):
             tokens = batch.step()
             rows = batch.rows
@@ -135,10 +143,11 @@ class _Batch:
         sampling: SamplingConfig,
         seeds: Sequence[int],
         stop_ids: Collection[int],
+        adapters: AdapterRows | None,
     ) -> None:
         device = model.output_weight.device
         lengths = [len(prompt) for prompt in prompts]
-        self.model, self.sampling = model, sampling
+        self.model, self.sampling, self.adapters = model, sampling, adapters
         self.rows, self.num_written = list(range(len(prompts))), 0
         self.lengths_B = torch.tensor(lengths, device=device)
         self.seeds_B = torch.tensor(
@@ -160,7 +169,7 @@ class _Batch:
             device=device,
             dtype=model.output_weight.dtype,
         )
-        hidden_BTD = model(tokens_BT.to(device), cache=self.cache)
+        hidden_BTD = self._hidden(tokens_BT.to(device), None)
         last_BD = hidden_BTD[torch.arange(len(prompts), device=device), self.lengths_B - 1]
         self.logits_BV = model.logits(last_BD)
         self.last_B: Tensor | None = None
@@ -169,8 +178,7 @@ class _Batch:
     def step(self) -> list[int]:
         """Write one token in every row and return them in the order of `rows`."""
         if self.last_B is not None:
-            positions_B1 = self.lengths_B[:, None]
-            hidden_B1D = self.model(self.last_B[:, None], positions=positions_B1, cache=self.cache)
+            hidden_B1D = self._hidden(self.last_B[:, None], self.lengths_B[:, None])
             self.logits_BV = self.model.logits(hidden_B1D[:, 0])
             self.lengths_B = self.lengths_B + 1
         self.last_B = next_tokens(
@@ -194,6 +202,13 @@ class _Batch:
         self.cache.keep(kept_B)
         self.lengths_B, self.seeds_B = self.lengths_B[kept_B], self.seeds_B[kept_B]
         self.last_B, self.seen_BV = self.last_B[kept_B], self.seen_BV[kept_B]
+        self.adapters = self.adapters.keep(kept_B) if self.adapters is not None else None
+
+    def _hidden(self, tokens_BT: Tensor, positions_BT: Tensor | None) -> Tensor:
+        """Return the hidden states of new tokens; each row's adapter is on for this pass only."""
+        with self.adapters.applied() if self.adapters is not None else nullcontext():
+            hidden_BTD: Tensor = self.model(tokens_BT, positions=positions_BT, cache=self.cache)
+        return hidden_BTD
 
 
 def _row_seed(seed: int, prompt: Sequence[int]) -> int:

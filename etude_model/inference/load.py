@@ -8,6 +8,7 @@ them adapter.safetensors and adapter.json if the checkpoint is a LoRA.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from etude_model.checkpoint_folder import checked_files
 from etude_model.config import EtudeConfig
-from etude_model.model.lora import WEIGHTS as ADAPTER
+from etude_model.inference.adapters import Adapters
+from etude_model.model.adapter_files import has_adapter
 from etude_model.model.lora import load_lora, merge_lora, remove_lora
+from etude_model.model.moe import SparseMOE
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
 from storage.errors import BadInput
@@ -40,23 +44,24 @@ class LoadedModel:
     tokenizer: Tokenizer
     config: EtudeConfig
     stage: str
+    adapters: Adapters | None = None
 
 
 def load_checkpoint(
-    folder: Path, *, device: str | torch.device = "cpu", merge: bool = True
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    merge: bool = True,
+    adapters: Mapping[str, Path] | None = None,
 ) -> LoadedModel:
     """Load the checkpoint in `folder` in float32, in evaluation mode.
 
     An adapter is merged into the weights, which leaves a plain model; with merge=False it stays
-    beside them, and the base is frozen. Missing files, other shapes or a foreign tokenizer are
-    BadInput.
+    beside them, and the base is frozen. `adapters`, folders by name, are loaded in the place of the
+    checkpoint's own, to be chosen row by row. Missing files, other shapes, a foreign tokenizer or
+    an adapter of another base are BadInput.
     """
-    missing = [n for n in (CONFIG, WEIGHTS, TOKENIZER, TRAINING) if not (folder / n).is_file()]
-    if missing:
-        raise BadInput(
-            f"{folder} is not a checkpoint, it lacks {', '.join(missing)}; "
-            "give the folder of a finished training stage"
-        )
+    checked_files(folder, (CONFIG, WEIGHTS, TOKENIZER, TRAINING))
     model = load_model(folder, device="cpu")
     tokenizer = Tokenizer(folder / TOKENIZER)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -64,13 +69,19 @@ def load_checkpoint(
             f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model vocab_size="
             f"{model.config.vocab_size}; put the tokenizer there that the model was trained with"
         )
-    if (folder / ADAPTER).exists():
+    if adapters is None and has_adapter(folder):
         load_lora(model, folder)
         if merge:
             merge_lora(model)
             remove_lora(model)
     stage = _stage(folder / TRAINING)
-    return LoadedModel(model.to(device).eval(), tokenizer, model.config, stage)
+    model = model.to(device).eval()
+    bank = None
+    if adapters is not None:
+        bank = Adapters(model)
+        for name, path in adapters.items():
+            bank.load(name, path)
+    return LoadedModel(model, tokenizer, model.config, stage, bank)
 
 
 def load_model(folder: Path, *, device: str | torch.device = "cpu") -> Etude:
@@ -84,13 +95,17 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu") -> Etude:
         ) from error
     with torch.device("meta"):
         model = Etude(config)
-    _check_shapes(folder / WEIGHTS, model.state_dict(), weights)
+    check_shapes(folder / WEIGHTS, model.state_dict(), weights)
     weights = {name: weight.float() for name, weight in weights.items()}
     model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        if isinstance(module, SparseMOE):  # its counts of this process are in no file
+            module.expert_counts = torch.zeros_like(module.expert_counts, device=device)
     return model
 
 
-def _check_shapes(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def check_shapes(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse weights whose names or shapes are not those of the model; `path` is for the words."""
     for name in sorted(expected.keys() | found.keys()):
         needs = tuple(expected[name].shape) if name in expected else "no such weight"
         has = tuple(found[name].shape) if name in found else "no such weight"

@@ -22,6 +22,7 @@ IGNORED = -100
 # Numbers in a chunk: 16 MB in float32 stays near a CPU's caches, a GPU needs more to be busy.
 CHUNK_LOGITS = {"cpu": 1 << 22}
 CHUNK_LOGITS_ELSEWHERE = 1 << 27
+TINY = torch.finfo(torch.float32).tiny  # in training a target costs at most 87 nats
 
 
 def chunked_cross_entropy(
@@ -64,15 +65,20 @@ class _CrossEntropy(torch.autograd.Function):
             h_ND, w_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
             for start in range(0, len(h_ND), num_rows):
                 chunk = slice(start, start + num_rows)
-                targets_C1 = targets_N[chunk, None]
-                log_p_CV = torch.log_softmax((h_ND[chunk] @ w_VD.T).float(), dim=-1)
-                nats -= log_p_CV.gather(1, targets_C1).sum()
+                logits_CV = h_ND[chunk] @ w_VD.T
+                at_targets = torch.arange(len(logits_CV), device=logits_CV.device), targets_N[chunk]
                 if grad_hidden is None and grad_weight is None:
+                    nats -= torch.log_softmax(logits_CV.float(), dim=-1)[at_targets].sum()
                     continue
                 # The gradient of the logits is softmax minus one at the target.
-                error_CV = log_p_CV.exp_()
-                error_CV.scatter_add_(1, targets_C1, error_CV.new_full(targets_C1.shape, -1.0))
-                error_CV = error_CV.to(dtype)
+                error_CV = torch.softmax(logits_CV, dim=-1)
+                p_C = error_CV[at_targets].float()
+                missed_C = 1 - p_C
+                if dtype != torch.float32:  # half precision has few numbers just below one
+                    error_CV[at_targets] = 0
+                    missed_C = error_CV.sum(dim=-1).float()
+                nats -= torch.where(p_C > 0.5, (-missed_C).log1p(), p_C.clamp(TINY).log()).sum()
+                error_CV[at_targets] = -missed_C.to(dtype)  # scatter_ would copy all, in bfloat16
                 if grad_hidden is not None:
                     grad_hidden[chunk] = error_CV @ w_VD
                 if grad_weight is not None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude_model.model.fused import is_fused, rms_norm
+
 
 class RMSNorm(nn.Module):
     """weight * x / sqrt(mean(x^2) + eps) over the last axis."""
@@ -21,4 +23,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x in x's own dtype and shape."""
+        if is_fused(x):
+            return rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)

@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from etude_model.config import PRESETS, EtudeConfig, LoraConfig, PretrainConfig, TrainConfig, preset
 from etude_model.model.attention import KVCache, MultiHeadAttention, Sight, SingleHeadAttention
 from etude_model.model.rope import rotate, rotations
+from etude_model.model.sight import additive
 from etude_model.model.transformer import Etude, RMSNorm
 
 SHAPE = EtudeConfig(
@@ -115,7 +116,7 @@ def test_single_head_equals_one_head_of_many(num_kv_heads: int, kind: str) -> No
     assert isinstance(attention, MultiHeadAttention)
     cos, sin = rotations(torch.arange(11)[None], head_dim=16, theta=10000.0)
     segments = torch.tensor([[0] * 4 + [1] * 5 + [-1] * 2])
-    mask = (segments[:, :, None] == segments[:, None, :])[:, None].tril()
+    mask = additive((segments[:, :, None] == segments[:, None, :])[:, None].tril(), torch.float32)
     sight = Sight(cos, sin, mask if kind == "documents" else None, is_causal=kind == "causal")
     x = torch.randn(1, 11, 48)
     with torch.no_grad():

@@ -1,0 +1,93 @@
+"""The CPU's own chains against the plain operations, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from etude_model.model.fused import attention, is_fused, norm_rotate, rms_norm
+from etude_model.model.rope import rotate, rotations
+
+
+def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Return torch's norm, in float32."""
+    return F.rms_norm(x.float(), weight.shape, weight, 1e-6)
+
+
+def gradients(y: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """Return y and the gradients of its inputs for one and the same random gradient of y."""
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_equals_torch(dtype: torch.dtype) -> None:
+    """Catches a gradient that forgets that the size depends on x."""
+    torch.manual_seed(0)
+    x = (3 * torch.randn(4, 7, 24)).to(dtype).requires_grad_()
+    weight = (torch.rand(24) + 0.5).requires_grad_()
+    found = gradients(rms_norm(x, weight, 1e-6), x, weight)
+    expected = gradients(plain_norm(x, weight).to(dtype), x, weight)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.02}
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_and_rotation_equal_one_after_the_other(num_rows: int, dtype: torch.dtype) -> None:
+    """Catches a weight on the wrong half, angles turned the wrong way back, positions by row."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 2, 8).to(dtype).requires_grad_()
+    weight = (torch.rand(8) + 0.5).requires_grad_()
+    positions = torch.randint(90, (num_rows, 5))
+    cos, sin = rotations(positions, head_dim=8, theta=100.0)
+    found = gradients(norm_rotate(x, weight, 1e-6, cos, sin), x, weight)
+    expected = gradients(rotate(plain_norm(x, weight), cos, sin), x, weight)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.02}
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 70, 16), (2, 4, 2, 64, 32), (1, 6, 1, 1, 8)])
+def test_half_precision_attention_is_no_worse_than_torch(shape: tuple[int, ...]) -> None:
+    """Catches a wrong mask in a block, heads in the wrong group, a lost last block."""
+    rows, heads, groups, tokens, width = shape
+    torch.manual_seed(0)
+    q = torch.randn(rows, tokens, heads, width).transpose(1, 2).requires_grad_()
+    k = torch.randn(rows, tokens, groups, width).transpose(1, 2).requires_grad_()
+    v = torch.randn(rows, tokens, groups, width).transpose(1, 2).bfloat16().requires_grad_()
+    own = attention(q, k, v, None, is_causal=True)
+    options = {"is_causal": True, "enable_gqa": True}
+    exact = F.scaled_dot_product_attention(q, k, v.float(), **options)
+    torchs = F.scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v, **options)
+    expected = gradients(exact, q, k, v)
+    for one, other, true in zip(
+        gradients(own, q, k, v), gradients(torchs, q, k, v), expected, strict=True
+    ):
+        size = true.float().norm() + 1e-3
+        ours, theirs = ((x.float() - true.float()).norm() / size for x in (one, other))
+        assert ours < max(1.2 * theirs, 1e-3) and ours < 0.01
+
+
+def test_attention_falls_back_to_torch() -> None:
+    """Catches the own kernel where it does not hold: float32, masks, all seeing all."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 6, 8, requires_grad=True) for _ in "qkv")
+    mask = torch.zeros(1, 1, 6, 6).masked_fill(torch.ones(6, 6).triu(2).bool(), float("-inf"))
+    for dtype in (torch.float32, torch.bfloat16):
+        q_, k_, v_ = (x.to(dtype) for x in (q, k, v))
+        for added, is_causal in ((mask.to(dtype), True), (None, False)):
+            found = attention(q_, k_, v_, added, is_causal=is_causal)
+            expected = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=added)
+            assert torch.equal(found, expected)
+    causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.equal(attention(q, k, v, None, is_causal=True), causal)
+
+
+def test_only_a_cpu_that_does_not_compile_is_fused() -> None:
+    """Catches graph breaks in compiled blocks, and slow chains on a GPU."""
+    assert is_fused(torch.zeros(1))
+    assert not is_fused(torch.zeros(1, device="meta"))
