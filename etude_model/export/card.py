@@ -28,7 +28,7 @@ def model_card(config: EtudeConfig, training: Mapping[str, Any]) -> str:
         "parameters": f"{config.num_parameters:,}",
         "layers x width": f"{config.num_layers} x {config.hidden_size}",
         "context": f"{config.context_length} tokens",
-        "vocabulary": f"{config.vocab_size} (sentencepiece BPE with byte fallback)",
+        "vocabulary": f"{config.vocab_size} (BPE, every byte has an id)",
         "optimiser steps of this stage": f"{training.get('steps', 0):,}",
         "tokens seen in this stage": f"{training.get('tokens_seen', 0):,}",
     }

@@ -1,9 +1,13 @@
-"""checkpoint -> a folder that transformers, vLLM and llama.cpp's converter load unchanged.
+"""checkpoint -> a folder that transformers and vLLM load unchanged.
 
-The parameters bear Qwen3ForCausalLM's names already, so the weights are a copy; a LoRA adapter is
-merged first. What others trip over is written down beside them: RoPE's base in the new place and
-in the old, the size of a head, every token that ends a text (an end that is missing means answers
-without end). tokenizer.model lies beside tokenizer.json because llama.cpp's converter prefers it.
+The parameters bear transformers' names already, so the weights are a copy but for experts, which
+go one by one (export/weights.py); a LoRA adapter is merged first. What others trip over is written
+down beside them: RoPE's base in the new place and in the old, the size of a head, every token that
+ends a text (an end that is missing means answers without end).
+
+tokenizer.model lies beside tokenizer.json for `etude import`. For llama.cpp write GGUF directly
+(export/gguf.py): its converter takes this folder, but puts a space in front of every text (299 of
+300 texts got another first token).
 
     etude export CKPT OUT --format hf
     python -c "import transformers; transformers.pipeline('text-generation', 'OUT')"
@@ -12,16 +16,21 @@ without end). tokenizer.model lies beside tokenizer.json because llama.cpp's con
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from etude_model.config import EtudeConfig
+from etude_model.byte_level import is_byte_level
+from etude_model.export.architecture import model_config
 from etude_model.export.card import model_card
 from etude_model.export.folder import new_folder
 from etude_model.export.tokenizer_json import tokenizer_config, tokenizer_json
 from etude_model.tokenizer import FILE_NAME, Tokenizer
 from storage.errors import BadInput
 from storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from etude_model.inference.load import LoadedModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -34,54 +43,35 @@ def export_huggingface(
     `merge=False` leaves an adapter out: the base that `export_peft`'s folder goes on top of. An
     unknown dtype, a folder that is no checkpoint and an `out` that is not empty are BadInput.
     """
-    if dtype not in DTYPES:
-        raise BadInput(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     with new_folder(out) as folder:
-        loaded = _write_weights(checkpoint, folder / "model.safetensors", dtype, merge)
+        loaded = write_weights(checkpoint, folder / "model.safetensors", dtype, merge)
         config = loaded.config
         write_json(folder / "config.json", model_config(config, dtype=dtype))
         write_json(folder / "generation_config.json", generation_config())
         tokenizer = loaded.tokenizer.path
-        write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
-        settings = tokenizer_config(tokenizer, context_length=config.context_length)
-        write_json(folder / "tokenizer_config.json", settings)
-        shutil.copyfile(tokenizer, folder / FILE_NAME)
+        write_tokenizer(tokenizer, folder, tokenizer_json(tokenizer), config.context_length)
         card = model_card(config, read_json(checkpoint / "training.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
-def model_config(config: EtudeConfig, *, dtype: str = "float32") -> dict[str, Any]:
-    """Return config.json of Qwen3ForCausalLM, readable by transformers 4 and 5."""
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.intermediate_size,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context_length,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,  # where transformers 4 looks for it
-        "rms_norm_eps": config.rms_norm_eps,
-        "initializer_range": config.initializer_range,
-        "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "max_window_layers": config.num_layers,
-        "use_cache": True,
-        "bos_token_id": Tokenizer.bos_id,
-        "eos_token_id": Tokenizer.eos_id,
-        "pad_token_id": Tokenizer.pad_id,
-        "dtype": dtype,
-        "torch_dtype": dtype,  # the same for transformers 4
-    }
+def write_tokenizer(path: Path, folder: Path, values: Mapping[str, Any], context: int) -> None:
+    """Write the tokenizer.json `values` and what belongs beside it; `path` is the tokenizer.model.
+
+    A byte-level BPE is all in the JSON; under the name tokenizer.model others would take it for
+    sentencepiece.
+    """
+    write_json(folder / "tokenizer.json", values)
+    write_json(folder / "tokenizer_config.json", tokenizer_config(path, context_length=context))
+    if not is_byte_level(path):
+        shutil.copyfile(path, folder / FILE_NAME)
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a number format that safetensors of an export cannot have."""
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
 
 
 def generation_config() -> dict[str, Any]:
@@ -93,18 +83,22 @@ def generation_config() -> dict[str, Any]:
     }
 
 
-def _write_weights(checkpoint: Path, path: Path, dtype: str, merge: bool) -> Any:
-    """Write the weights and return the loaded checkpoint; torch is only needed here."""
-    import torch
+def write_weights(checkpoint: Path, path: Path, dtype: str, merge: bool = True) -> LoadedModel:
+    """Write the weights as transformers reads them, and return the loaded checkpoint."""
+    import torch  # only needed here: the rest of an export is words
     from safetensors.torch import save_file
 
+    from etude_model.export.weights import BALANCING_BIAS, to_huggingface
     from etude_model.inference.load import load_checkpoint
     from etude_model.model.lora import base_state_dict
 
     loaded = load_checkpoint(checkpoint, merge=merge)
     weights = {
-        name: weight.detach().to(getattr(torch, dtype)).contiguous()
-        for name, weight in base_state_dict(loaded.model).items()
+        name: weight.detach().to(
+            torch.float32 if name.endswith(BALANCING_BIAS) else getattr(torch, dtype)
+        )
+        for name, weight in to_huggingface(base_state_dict(loaded.model), loaded.config).items()
     }
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(weights, path, metadata={"format": "pt"})  # transformers refuses it without
     return loaded

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from etude_model.byte_level import is_byte_level, read_byte_level
 from etude_model.export.sentencepiece_model import Piece, PieceType, read_bpe_pieces
 from etude_model.tokenizer import BOS, EOS, PAD, SPACE, UNK
 
@@ -38,10 +39,12 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer_json(path: Path) -> dict[str, Any]:
-    """Return tokenizer.json of a sentencepiece model file.
+    """Return tokenizer.json of a tokenizer.model: a sentencepiece model, or a byte-level BPE as is.
 
     A call with `add_special_tokens=True` puts `<s>` in front, as every training text has it.
     """
+    if is_byte_level(path):
+        return read_byte_level(path)
     pieces = read_bpe_pieces(path)
     return {
         "version": "1.0",
@@ -76,6 +79,7 @@ def tokenizer_json(path: Path) -> dict[str, Any]:
 
 def tokenizer_config(path: Path, *, context_length: int) -> dict[str, Any]:
     """Return tokenizer_config.json: which token is which, and the ChatML template."""
+    added = tokenizer_json(path)["added_tokens"] if is_byte_level(path) else None
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -86,7 +90,7 @@ def tokenizer_config(path: Path, *, context_length: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "added_tokens_decoder": {
             str(token["id"]): {name: value for name, value in token.items() if name != "id"}
-            for token in _added_tokens(read_bpe_pieces(path))
+            for token in added or _added_tokens(read_bpe_pieces(path))
         },
         "chat_template": CHAT_TEMPLATE,
     }

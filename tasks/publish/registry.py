@@ -10,7 +10,6 @@ Arguments are explicit and only MlflowClient is used: no active run, no global t
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.files import read_json, write_json
+from storage.files import read_json
 from tasks.environment import prepare
 from tasks.publish.release import RELEASE, release_digest
 
@@ -177,12 +176,9 @@ def _metrics(report: Mapping[str, Any], checkpoint: str) -> dict[str, float]:
 
 def _checkpoint(release: Path, facts: Mapping[str, Any], folder: Path) -> Path:
     """Lay a checkpoint folder out of a release: the adapter is merged, so it is a plain one."""
-    folder.mkdir()
-    for name in ("model.safetensors", "tokenizer.model"):
-        shutil.copyfile(release / "huggingface" / name, folder / name)
-    write_json(folder / "config.json", facts["architecture"])
-    write_json(folder / "training.json", facts["training"])
-    return folder
+    from etude_model.export.import_huggingface import import_huggingface
+
+    return import_huggingface(release / "huggingface", folder, training=facts["training"])
 
 
 def _save_pyfunc(checkpoint: Path, out: Path, *, run_id: str, model_id: str) -> None:

@@ -1,7 +1,7 @@
 """checkpoint + report -> a release folder: what someone else needs, and nothing else.
 
     huggingface/   loads in transformers, an adapter merged
-    peft/          the adapter alone, where there is one
+    peft/          the adapter alone, where there is one that PEFT can hold
     report.md      how good it is
     report.json    the same for programs
     release.json   what this is, the deciding figure, the SHA-256 of every other file
@@ -34,14 +34,14 @@ def write_release(
     checkpoint is BadInput; what an interrupted attempt left in `out` is replaced.
     """
     from etude_model.export.huggingface import export_huggingface
-    from etude_model.export.peft import export_peft, has_adapter
+    from etude_model.export.peft import export_peft, fits_peft
 
     values = read_json(report / "report.json")
     entry = find_checkpoint(values, checkpoint_digest)
     for name in ("huggingface", "peft"):
         shutil.rmtree(out / name, ignore_errors=True)
     export_huggingface(checkpoint, out / "huggingface", dtype=config.dtype)
-    if has_adapter(checkpoint):
+    if fits_peft(checkpoint):
         export_peft(checkpoint, out / "peft")
     for name in ("report.json", "report.md"):
         shutil.copyfile(report / name, out / name)

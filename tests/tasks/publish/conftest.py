@@ -35,9 +35,9 @@ def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture
 def make_checkpoint(small_tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., ArtifactRef]:
-    """Return a function (seed, adapter) -> checkpoint with random weights."""
+    """Return a function (seed, adapter, shape) -> checkpoint with random weights."""
 
-    def make(seed: int = 0, *, adapter: bool = False) -> ArtifactRef:
+    def make(seed: int = 0, *, adapter: bool = False, **shape: Any) -> ArtifactRef:
         folder = tmp_path / f"checkpoint-{seed}-{adapter}"
         folder.mkdir()
         torch.manual_seed(seed)
@@ -51,6 +51,7 @@ def make_checkpoint(small_tokenizer: Tokenizer, tmp_path: Path) -> Callable[...,
             intermediate_size=32,
             context_length=64,
             initializer_range=0.3,
+            **shape,
         )
         model = Etude(config)
         stage = "lora" if adapter else "sft"

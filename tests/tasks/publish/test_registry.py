@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from etude_model.export.huggingface import export_huggingface
 from etude_model.inference.generate import SamplingConfig, generate
 from etude_model.inference.load import load_checkpoint
 from storage.artifact import ArtifactRef
@@ -18,6 +20,7 @@ from storage.workspace import Workspace
 from tasks import tracking
 from tasks.publish.config import PublishConfig
 from tasks.publish.registry import ALIAS, register_release
+from tasks.publish.registry import _checkpoint as lay_out
 from tasks.publish.release import write_release
 from tasks.publish.task import publish
 
@@ -148,6 +151,18 @@ def test_stage_registers_within_a_tracked_run(
         assert num_versions(mlflow_uri, name) == int(registers)
     verdict = json.loads((workspace.logs / "registry.json").read_text())
     assert verdict["version"] == 1 and verdict["champion"]
+
+
+def test_experts_come_back_from_a_release(make_checkpoint: Make, tmp_path: Path) -> None:
+    """Catches weights as others read them, one by one, where our model wants them stacked."""
+    experts = {"num_experts": 4, "router_score": "sigmoid", "moe_intermediate_size": 16}
+    checkpoint = make_checkpoint(3, **experts).path
+    export_huggingface(checkpoint, tmp_path / "release" / "huggingface")
+    facts = {"training": json.loads((checkpoint / "training.json").read_text())}
+    back = load_checkpoint(lay_out(tmp_path / "release", facts, tmp_path / "back"))
+    weights = load_checkpoint(checkpoint).model.state_dict()
+    assert back.stage == "sft" and back.model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(back.model.state_dict()[name], weights[name]) for name in weights)
 
 
 def test_pyfunc_comes_back_and_writes(
