@@ -16,4 +16,6 @@ class Stopped(RuntimeError):
 
 
 EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 70
+EXIT_OUT_OF_MEMORY = 71
 EXIT_STOPPED = 75

@@ -27,11 +27,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Rows ready for the model: int64 tokens and targets, int64 segments, all [B, T]."""
+    """Rows ready for the model: int64 tokens and targets, int64 segments, all [B, T].
+
+    `weights_BT` (float32) says how much each target counts; None means one each.
+    """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     segments_BT: Tensor
+    weights_BT: Tensor | None = None
 
     @property
     def num_targets(self) -> int:
@@ -39,20 +43,35 @@ class TokenBatch:
         return int((self.targets_BT != IGNORED).sum())
 
     @property
+    def total_weight(self) -> float:
+        """Return what the targets count together: the number of them unless they have weights."""
+        if self.weights_BT is None:
+            return float(self.num_targets)
+        return float(self.weights_BT[self.targets_BT != IGNORED].double().sum())
+
+    @property
     def num_tokens(self) -> int:
         """Return how many tokens are not padding."""
         return int((self.segments_BT >= 0).sum())
 
+    def __getitem__(self, rows: slice) -> TokenBatch:
+        """Return some of the rows as a batch."""
+        weights = None if self.weights_BT is None else self.weights_BT[rows]
+        parts = self.tokens_BT[rows], self.targets_BT[rows], self.segments_BT[rows]
+        return TokenBatch(*parts, weights)
+
     def split(self, rows: int) -> Iterator[TokenBatch]:
         """Yield the batch in micro-batches of at most `rows` rows."""
-        parts = (self.tokens_BT, self.targets_BT, self.segments_BT)
-        for tokens, targets, segments in zip(*(part.split(rows) for part in parts), strict=True):
-            yield TokenBatch(tokens, targets, segments)
+        for start in range(0, len(self.tokens_BT), rows):
+            yield self[start : start + rows]
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on a device."""
         return TokenBatch(
-            self.tokens_BT.to(device), self.targets_BT.to(device), self.segments_BT.to(device)
+            self.tokens_BT.to(device),
+            self.targets_BT.to(device),
+            self.segments_BT.to(device),
+            None if self.weights_BT is None else self.weights_BT.to(device),
         )
 
     def num_target_bytes(self, token_bytes: np.ndarray) -> int:
@@ -67,11 +86,14 @@ class TokenRows(ShardRows):
     def __init__(self, paths: Sequence[Path], *, format: str = "lm") -> None:
         super().__init__(paths, format=format)
         self.languages = np.array([], dtype=object)
+        self.lengths = np.zeros(0, dtype=np.int64)
         if self.shards:
             self.languages = np.array(self.extra("language").to_pylist(), dtype=object)
             segments = self.extra("segments").combine_chunks()
             self._lengths = segments.flatten().to_numpy()
             self._first = np.concatenate([[0], np.cumsum(segments.value_lengths().to_numpy())])
+            ends = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
+            self.lengths = np.diff(ends[self._first])  # tokens of each row, padding left out
 
     @property
     def context_length(self) -> int:
@@ -83,7 +105,13 @@ class TokenRows(ShardRows):
         tokens = self.column("tokens", indices).astype(np.int64)
         segments = self.segments(indices)
         targets = next_token_targets(tokens, segments, self.trained(indices))
-        return TokenBatch(*map(torch.from_numpy, (tokens, targets, segments)))
+        weights = self.weights(indices)
+        return TokenBatch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets),
+            torch.from_numpy(segments),
+            None if weights is None else torch.from_numpy(weights),
+        )
 
     def segments(self, indices: np.ndarray) -> np.ndarray:
         """Return the number of the piece each token belongs to, int64 [B, T]; -1 is padding."""
@@ -96,6 +124,10 @@ class TokenRows(ShardRows):
 
     def trained(self, indices: np.ndarray) -> np.ndarray | None:
         """Return which tokens are targets to learn, bool [B, T]; None means all."""
+        return None
+
+    def weights(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return how much each position's target counts, float32 [B, T]; None means one each."""
         return None
 
 

@@ -9,7 +9,8 @@ negatives of each other). The plan of an epoch, per (source, language):
     dealt out in turn to the m batches of the group      0 1 2 0 1 2 0 ...
 
 An article with at most m rows then never meets itself. What does not fill a batch of its own
-group goes, over all groups, into mixed batches at the end; the batches are then shuffled.
+group goes, over all groups, into mixed batches at the end (whose negatives the loss takes from the
+own group only); the batches are then shuffled.
 """
 
 from __future__ import annotations
@@ -28,27 +29,36 @@ from etude_model.data.rows import ShardRows
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """int64 token ids [B, T] padded at the end, lengths [B], and an article number per pair."""
+    """int64 token ids [B, T] padded at the end, lengths [B], and article numbers per pair.
+
+    `articles_B` is what the positive is about, `query_articles_B` where the query was found: the
+    same but for the context of a link.
+    """
 
     query_BT: Tensor
     query_lengths_B: Tensor
     positive_BT: Tensor
     positive_lengths_B: Tensor
     articles_B: Tensor
+    query_articles_B: Tensor
 
     @property
     def num_tokens(self) -> int:
         """Return the tokens of both sides, padding left out."""
         return int(self.query_lengths_B.sum() + self.positive_lengths_B.sum())
 
+    def __getitem__(self, rows: slice) -> PairBatch:
+        """Return some of the pairs as a batch."""
+        return PairBatch(*(part[rows] for part in self._parts()))
+
     def to(self, device: torch.device) -> PairBatch:
         """Return the batch on a device."""
-        return PairBatch(
-            self.query_BT.to(device),
-            self.query_lengths_B.to(device),
-            self.positive_BT.to(device),
-            self.positive_lengths_B.to(device),
-            self.articles_B.to(device),
+        return PairBatch(*(part.to(device) for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return (
+            *(self.query_BT, self.query_lengths_B, self.positive_BT, self.positive_lengths_B),
+            *(self.articles_B, self.query_articles_B),
         )
 
 
@@ -57,20 +67,32 @@ class PairRows(ShardRows):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(paths, format="pairs")
-        self.articles = self.groups = np.zeros(0, dtype=np.int64)
+        self.articles = self.query_articles = self.groups = np.zeros(0, dtype=np.int64)
+        self.group_names: list[str] = []
         if self.shards:
             self.pad_id = int(self.shards[0].metadata.get("pad_id", 3))
-            self.articles = _numbered(self.extra("article").to_pylist())
+            articles = self.extra("article").to_pylist()
+            found_in = [
+                article
+                for shard in self.shards
+                for article in shard.extra(
+                    "query_article" if shard.has_extra("query_article") else "article"
+                ).to_pylist()
+            ]
+            numbers = _numbered(articles + found_in)
+            self.articles, self.query_articles = np.split(numbers, 2)
             sources, languages = self.extra("source"), self.extra("language")
             kinds = zip(sources.to_pylist(), languages.to_pylist(), strict=True)
-            self.groups = _numbered(list(kinds))
+            names = [f"{source}/{language}" for source, language in kinds]
+            self.groups, self.group_names = _numbered(names), list(dict.fromkeys(names))
 
     def batch(self, indices: np.ndarray) -> PairBatch:
         """Return the given pairs, padding cut to the longest of the batch."""
         query, query_lengths = self._padded("query", indices)
         positive, positive_lengths = self._padded("positive", indices)
         articles = torch.from_numpy(self.articles[indices])
-        return PairBatch(query, query_lengths, positive, positive_lengths, articles)
+        found_in = torch.from_numpy(self.query_articles[indices])
+        return PairBatch(query, query_lengths, positive, positive_lengths, articles, found_in)
 
     def _padded(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         tokens_BT = self.column(name, indices).astype(np.int64)
@@ -127,6 +149,20 @@ class PairOrder:
             ranks = article_rank[self.articles[filled]]
             batches += _deal(filled[np.argsort(ranks, kind="stable")], num_batches)
         return [batches[number] for number in generator.permutation(len(batches))]
+
+
+def spread_over_groups(groups: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` rows, int64, sorted: as many of each group, spread evenly over it.
+
+    What a small group cannot give is shared out among the others. Depends on nothing but the data.
+    """
+    own = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    chosen, left = [], min(count, len(groups))
+    for number, rows in enumerate(sorted(own, key=len)):  # the smallest first, for what they lack
+        share = min(len(rows), left // (len(own) - number))
+        chosen.append(rows[np.linspace(0, len(rows) - 1, share).astype(np.int64)])
+        left -= share
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
 
 
 def _deal(rows: np.ndarray, num_batches: int) -> list[np.ndarray]:

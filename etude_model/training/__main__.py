@@ -1,55 +1,83 @@
 """`python -m etude_model.training RUN_DIR`: train, or go on where a former process was ended.
 
-Exit codes: 0 done, 70 diverged, 75 stopped on request with a checkpoint, 78 bad config, 1 a full
-disk or a bug.
+Exit codes: 0 done, 2 bad config or data, 70 diverged, 71 too little memory for one sequence, 75
+stopped on request with a checkpoint, 1 a full disk or a bug. SIGUSR1 writes the stacks of all
+threads to stderr and changes nothing.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from etude_model.training.signals import StopRequest
-from storage.errors import EXIT_STOPPED, BadInput, Stopped
-
-EXIT_DIVERGED = 70
-EXIT_BAD_CONFIG = 78
+from storage.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DIVERGED,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_STOPPED,
+    BadInput,
+    Stopped,
+)
 
 
 def main(arguments: list[str]) -> int:
     """Train the run in the directory `arguments[0]`; return the exit code."""
     stop = StopRequest()
     stop.listen()  # before torch is imported: a signal during the import must not kill
+    if len(arguments) != 1:
+        print("usage: python -m etude_model.training RUN_DIR", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    run_dir = Path(arguments[0])
+    code, message = _train(run_dir, stop)
+    if message:
+        print(message, file=sys.stderr)
+    return code
 
+
+def _train(run_dir: Path, stop: StopRequest) -> tuple[int, str]:
+    """Train to an end, here or by several processes; return the exit code and its reason."""
+    from etude_model.training.distributed import is_rank, leave
     from etude_model.training.events import EventLog
+    from etude_model.training.launch import launch, num_processes, report_exit
+    from etude_model.training.micro_batch import OutOfMemory, is_out_of_memory
     from etude_model.training.run import EVENTS_FILE, build_trainer, read_run
     from etude_model.training.trainer import Diverged
 
-    if len(arguments) != 1:
-        print("usage: python -m etude_model.training RUN_DIR", file=sys.stderr)
-        return EXIT_BAD_CONFIG
-    run_dir = Path(arguments[0])
     try:
         run = read_run(run_dir)
-        stop.follow(run.parent_pid)
+        stop.follow(os.getppid() if is_rank() else run.parent_pid)
+        if not is_rank() and num_processes(run.train) > 1:
+            return launch(run_dir, num_processes(run.train), stop=stop)
         trainer = build_trainer(run, run_dir, stop=stop)
-        with closing(EventLog(run_dir / EVENTS_FILE)) as log:
+        with ExitStack() as files:
+            log = None
+            if trainer.world.is_main:
+                log = files.enter_context(closing(EventLog(run_dir / EVENTS_FILE)))
             for event in trainer.events():
-                log.write(event)
+                if log is not None:
+                    log.write(event)
+        leave()
+        return 0, ""
     except BadInput as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_CONFIG
+        end = EXIT_BAD_INPUT, str(error)
     except Diverged as error:
-        print(error, file=sys.stderr)
-        return EXIT_DIVERGED
+        end = EXIT_DIVERGED, str(error)
+    except OutOfMemory as error:
+        end = EXIT_OUT_OF_MEMORY, str(error)
     except OSError as error:
-        print(f"the run cannot be written or read: {error}", file=sys.stderr)
-        return 1
+        end = 1, f"the run cannot be written or read: {error}"
     except Stopped as error:
-        print(error, file=sys.stderr)
-        return EXIT_STOPPED
-    return 0
+        end = EXIT_STOPPED, str(error)
+    except RuntimeError as error:  # outside of a step's own try: the optimiser, an evaluation
+        if not is_out_of_memory(error):
+            raise
+        end = EXIT_OUT_OF_MEMORY, f"{error}; set a smaller micro_batch_size or model"
+    if is_rank():
+        report_exit(run_dir, *end)
+    return end
 
 
 if __name__ == "__main__":

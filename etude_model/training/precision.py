@@ -1,17 +1,21 @@
-"""config -> the number format of the forward pass, decided by what the processor has.
+"""config -> the number format of the forward pass, and whether its layers are compiled.
 
-Weights, gradients and optimiser moments are float32 always; bfloat16 means autocast around the
-forward pass only. The choice asks the hardware and times nothing, because two runs on one machine
-must be bit for bit the same. Where a CPU has bfloat16 products it pays: preset nano, 32 rows of
-256 tokens, 2 cores with AVX512_BF16: 11,100 to 12,300 tokens/s in float32, 15,900 in bfloat16.
+Weights, gradients and optimiser moments are float32; bfloat16 means autocast around the forward
+pass only. pure_bfloat16 turns weights and gradients into bfloat16 as well and leaves the float32
+weights to the optimiser (training/muon.py), which saves the casts; gradients of several
+micro-batches are then added up in 8 bits of precision. The choice asks the hardware and times
+nothing, because two runs on one machine must be bit for bit the same. Where a CPU has bfloat16
+products it pays: docs/LOG.md has the figures, benchmarks/model_speed.py measures them.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from etude_model.config import TrainConfig
+from etude_model.model.transformer import Etude
 from storage.errors import BadInput
 
 
@@ -25,13 +29,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the forward pass's dtype for `precision` auto, float32 or bfloat16."""
+    """Return the forward pass's dtype for `precision` auto, float32, bfloat16 or pure_bfloat16."""
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether the device multiplies in bfloat16 itself, and so gains by it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -43,3 +48,38 @@ def _has_bfloat16(device: torch.device) -> bool:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """Return the context of a forward pass in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def prepare(model: Etude, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the weights the config's number format, and compile the layers if it says so."""
+    if config.precision == "pure_bfloat16":
+        for parameter in model.parameters():  # buffers, such as the experts' bias, stay as they are
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+        compile_blocks(model, config, dtype)
+
+
+def compile_blocks(model: Etude, config: TrainConfig, dtype: torch.dtype) -> None:
+    """Compile each layer by itself, in place; parameter names stay, the loss stays outside.
+
+    All layers have one graph, so it is made once. torch's grouped product for experts can only be
+    compiled in half precision: under auto such a model runs as it is, else it is BadInput.
+    """
+    if model.config.num_experts and dtype == torch.float32:
+        if config.compile == "on":
+            raise BadInput(
+                f"compile=on with num_experts={model.config.num_experts} in float32 is more than "
+                "torch can compile; set precision to bfloat16 or compile to off"
+            )
+        return
+    for layer in model.model.layers:
+        layer.compile()
+
+
+def uncompiled(model: Etude) -> AbstractContextManager:
+    """Return a context in which compiled layers run as they are: for shapes that come only once."""
+    if all(layer._compiled_call_impl is None for layer in model.model.layers):
+        return nullcontext()
+    stance: AbstractContextManager = torch.compiler.set_stance("force_eager")
+    return stance

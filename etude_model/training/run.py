@@ -29,8 +29,10 @@ from etude_model.config import (
     TrainConfig,
 )
 from etude_model.tokenizer import Tokenizer
+from etude_model.training.distributed import join, parallelise
 from etude_model.training.objectives import Materials
-from etude_model.training.precision import pick_device, pick_dtype
+from etude_model.training.plan import fit
+from etude_model.training.precision import pick_dtype, prepare
 from etude_model.training.stages import build_stage
 from etude_model.training.trainer import Trainer
 from storage.config import Config
@@ -105,9 +107,10 @@ def build_trainer(
     run: TrainRun, run_dir: Path, *, stop: Callable[[], bool] = lambda: False
 ) -> Trainer:
     """Return the trainer of a run; `stop` is asked between steps whether to leave."""
-    torch.set_num_threads(run.train.threads or _num_cores())
-    device = pick_device(run.train.device)
-    dtype = pick_dtype(run.train.precision, device)
+    _repeat_exactly(run.train.deterministic)
+    world = join(run.train.device)
+    torch.set_num_threads(run.train.threads or max(1, _num_cores() // world.size))
+    dtype = pick_dtype(run.train.precision, world.device)
     tokenizer = Tokenizer(Path(run.tokenizer))
     architecture = run.model
     if isinstance(run.train, PretrainConfig):
@@ -119,11 +122,28 @@ def build_trainer(
         pair_shards=run.pair_shards,
         parent=Path(run.parent) if run.parent is not None else None,
         tokenizer=tokenizer,
-        device=device,
+        device=world.device,
         dtype=dtype,
+        world=world,
     )
+    if architecture is not None:  # refused before its weights fill the memory
+        may_shard = world.size > 1 and run.train.parallel != "replicate"
+        fit(architecture, materials, is_sharded=may_shard)
     stage = build_stage(run.stage, materials)
+    prepare(stage.model, run.train, world.device, dtype)
+    parallelise(stage.model, world, run.train.parallel)
     return Trainer(stage, run_dir=run_dir, stop=stop)
+
+
+def _repeat_exactly(wanted: bool) -> None:
+    """Choose kernels that add in one order always, or let torch choose the fastest.
+
+    A CPU's do so anyway. On a GPU some operations have none and raise a RuntimeError that names
+    them; cuBLAS needs its fixed workspace before it is first used.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
 
 
 def _num_cores() -> int:

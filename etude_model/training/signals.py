@@ -7,11 +7,18 @@ A signal may come twice (Prefect signals the group, the task the child); a flag 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Let Linux send this process a SIGTERM when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StopRequest:
@@ -22,7 +29,9 @@ class StopRequest:
         self._signalled = False
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as the wish to stop."""
+        """Take SIGTERM and SIGINT as the wish to stop, SIGUSR1 as the wish to see all stacks."""
+        if hasattr(faulthandler, "register"):  # not on Windows
+            faulthandler.register(signal.SIGUSR1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._set())
 
@@ -33,8 +42,8 @@ class StopRequest:
         this call, the parent's id is compared at each step.
         """
         self._parent_pid = parent_pid
-        if parent_pid is not None and sys.platform == "linux":
-            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if parent_pid is not None:
+            die_with_parent()
 
     def __call__(self) -> bool:
         """Return whether a signal came or the parent is gone."""

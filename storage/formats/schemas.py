@@ -116,10 +116,13 @@ PAIRS = _schema(
         "source": _text,
         "query": _text,
         "positive": _text,
+        # The page that the query was found on; `page_id` is the one that the positive stands on.
+        "query_page_id": _int,
     }
 )
 
-MESSAGE = pa.struct({"role": _text, "content": _text})
+# `weight` is how much an answer counts in the loss; null means 1.
+MESSAGE = pa.struct({"role": _text, "content": _text, "weight": pa.float32()})
 
 DIALOGUES = _schema(
     {

@@ -60,6 +60,10 @@ class Shard:
             [arrays[g][i - starts[g]] for g, i in zip(groups, np.asarray(indices), strict=True)]
         )
 
+    def has_extra(self, name: str) -> bool:
+        """Return whether there is such a column."""
+        return name in pq.read_schema(self.path).names
+
     def extra(self, name: str) -> pa.ChunkedArray:
         """Return one of the other columns."""
         return pq.read_table(self.path, columns=[name]).column(0)

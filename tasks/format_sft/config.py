@@ -38,8 +38,11 @@ class FormatSftConfig(Config):
     """Which dialogues the model is tuned on."""
 
     files: tuple[str, ...] = Field((), json_schema_extra={"key": False})
-    """Your own dialogues: Alpaca, ShareGPT, OpenAI messages or prompt/completion, as JSON array or
-    JSON lines. `recipe:demo/x.jsonl` names a file shipped with a recipe. Contents enter the key."""
+    """Your own dialogues: Alpaca, ShareGPT, OpenAI messages, prompt/completion or preferences, as
+    JSON array or JSON lines. `recipe:demo/x.jsonl` names a file shipped with a recipe. Contents
+    enter the key."""
+    earlier_answers_weight: float = Field(1.0, ge=0)
+    """How much the answers before a dialogue's last count in the loss; 0 leaves only the last."""
     derive_from_wiki: bool = True
     """Also ask "What is X?" of pages whose lead says what X is."""
     max_derived: int = Field(10_000, ge=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.hashing import stable_hash
 from tasks.cut.sentences import first_sentences, sentences
-from tasks.pair.pairs import bare_title, lead_text
+from tasks.pair.texts import bare_title, lead_text
 
 COPULAS = {
     "en": re.compile(r"\b(is|are|was|were)\b", re.IGNORECASE),

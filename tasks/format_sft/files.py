@@ -10,8 +10,15 @@ from typing import Any
 
 from storage.errors import BadInput
 from storage.hashing import stable_hash
-from tasks.format_sft.readers import Rejected, detect_format, messages_of, read_file
-from tasks.format_sft.validate import check_dialogue, dialogue_hash, first_question, language_of
+from tasks.format_sft.contents import Rejected
+from tasks.format_sft.readers import UNWANTED, detect_format, messages_of, read_file
+from tasks.format_sft.validate import (
+    check_dialogue,
+    dialogue_hash,
+    first_question,
+    language_of,
+    weigh_earlier,
+)
 
 MIN_ROWS_FOR_VALIDATION = 10
 RAW_CHARS = 200
@@ -32,19 +39,28 @@ class UserRows:
 
 
 def read_files(
-    paths: Sequence[Path], *, max_rejected_share: float, validation_share: float
+    paths: Sequence[Path],
+    *,
+    max_rejected_share: float,
+    validation_share: float,
+    earlier_answers_weight: float = 1.0,
 ) -> UserRows:
     """Return all rows of all files; refuse a file of which too much is broken."""
     result = UserRows()
     hashes: dict[str, str] = {}
     for number, path in enumerate(paths, start=1):
-        _read_one(path, number, result, hashes, max_rejected_share)
+        _read_one(path, number, result, hashes, max_rejected_share, earlier_answers_weight)
     _split(result.rows, validation_share)
     return result
 
 
 def _read_one(
-    path: Path, number: int, result: UserRows, hashes: dict[str, str], max_rejected_share: float
+    path: Path,
+    number: int,
+    result: UserRows,
+    hashes: dict[str, str],
+    max_rejected_share: float,
+    earlier_answers_weight: float,
 ) -> None:
     format = detect_format(path)
     seen, broken = 0, []
@@ -54,13 +70,14 @@ def _read_one(
         try:
             if row.reason:
                 raise Rejected(row.reason)
-            messages = messages_of(row.value, format)
+            messages = weigh_earlier(messages_of(row.value, format), earlier_answers_weight)
             check_dialogue(messages)
         except Rejected as error:
             reason = str(error)
-            raw = row.raw[:RAW_CHARS].encode("utf-8", "replace").decode()
-            broken.append({"file": path.name, "line": row.line, "reason": reason, "text": raw})
             result.drop(id, path.name, reason, f"line {row.line}")
+            if reason != UNWANTED:
+                raw = row.raw[:RAW_CHARS].encode("utf-8", "replace").decode()
+                broken.append({"file": path.name, "line": row.line, "reason": reason, "text": raw})
             continue
         same = hashes.setdefault(dialogue_hash(messages), id)
         if same != id:

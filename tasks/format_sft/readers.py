@@ -1,11 +1,13 @@
-"""A user's file -> rows -> messages: four formats, told apart by the rows, not by the name.
+"""A user's file -> rows -> messages: five formats, told apart by the rows, not by the name.
 
 | format            | a row                                                                   |
 |-------------------|-------------------------------------------------------------------------|
 | alpaca            | {instruction, output, input?, system?, history?: [[question, answer]]}   |
-| sharegpt          | {conversations: [{from, value} or {role, content}], system?}             |
-| messages          | {messages: [{role, content}]}  (OpenAI)                                  |
+| sharegpt          | {conversations: [{from, value} or {role, content}], system?, tools?}     |
+| messages          | {messages: [{role, content, weight?}], tools?, weight?}  (OpenAI)        |
 | prompt-completion | {prompt, completion} or {question, answer}, {prompt, response}, ...      |
+| preference        | one of these with {chosen, rejected}, or {chosen_messages, ...}: the     |
+|                   | chosen answer is read. With {label} (KTO) a row is read if it is true    |
 
 A file is a JSON array or JSON lines. Its format is what most of the first 100 rows are; from then
 on every row has to be of it. A row that cannot be read is a `Row` with a reason, never an error.
@@ -15,23 +17,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from storage.errors import BadInput
+from tasks.format_sft.contents import (
+    Rejected,
+    answer_of,
+    call_of,
+    result_of,
+    text_of,
+    weight_of,
+    with_tools,
+)
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""{"role", "content"}, and "weight" where an answer does not count 1."""
+UNWANTED = "unwanted_answer"
+"""The reason of rows that are not broken, but examples of what not to say."""
 DETECTION_ROWS = 100
+_MEDIA = ("images", "videos", "audios")
 _ASKS = (
     ("prompt", "completion"),
     ("prompt", "response"),
     ("question", "answer"),
     ("query", "response"),
 )
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_ROLES = {
+    **{"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"},
+    **{"observation": "tool", "function": "tool", "developer": "system"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +62,6 @@ class Row:
     reason: str | None = None
 
 
-class Rejected(ValueError):
-    """A row that cannot become a dialogue; the message is the reason that the ledger counts."""
-
-
 def read_file(path: Path) -> Iterator[Row]:
     """Yield the rows of a JSON array or of JSON lines; which of them the first sign tells."""
     with path.open("rb") as file:
@@ -56,7 +70,7 @@ def read_file(path: Path) -> Iterator[Row]:
 
 
 def detect_format(path: Path) -> str:
-    """Return the format of most of the first rows; refuse a file of none of the four."""
+    """Return the format of most of the first rows; refuse a file of none of the five."""
     rows = [row.value for row in islice(read_file(path), DETECTION_ROWS)]
     formats = Counter(format for row in rows if (format := _format_of(row)))
     if formats:
@@ -75,31 +89,41 @@ def messages_of(row: Any, format: str) -> list[Message]:
         raise Rejected("not_an_object")
     if _format_of(row) != format:
         raise Rejected(f"not_{format}")
-    if format == "alpaca":
-        turns = _alpaca_turns(row)
-    elif format == "prompt-completion":
+    if any(row.get(medium) for medium in _MEDIA):
+        raise Rejected("needs_media")
+    if row.get("label") is False:
+        raise Rejected(UNWANTED)
+    row = _with_chosen(row)
+    kind = _plain_format_of(row)
+    if kind == "alpaca":
+        messages = _of_turns(_alpaca_turns(row))
+    elif kind == "prompt-completion":
         ask, answer = next(keys for keys in _ASKS if keys[0] in row and keys[1] in row)
-        turns = [("system", row.get("system")), ("user", row[ask]), ("assistant", row[answer])]
+        messages = _of_turns([("user", row[ask]), ("assistant", row[answer])])
     else:
-        items = row["conversations" if format == "sharegpt" else "messages"]
+        items = row["conversations" if kind == "sharegpt" else "messages"]
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise Rejected("messages_not_a_list")
-        turns = [("system", row.get("system"))]
-        for item in items:
-            role, content = (
-                item.get("role", item.get("from")),
-                item.get("content", item.get("value")),
-            )
-            turns.append((_role(role), "" if content is None else content))
-    messages = [{"role": role, "content": _text(content)} for role, content in turns]
-    while messages and messages[0] == {"role": "system", "content": ""}:
-        messages.pop(0)
-    return messages
+        messages = _joined_results(map(_message, items))
+    if not messages or messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": text_of(row.get("system"))})
+    messages[0]["content"] = with_tools(messages[0]["content"], row.get("tools"))
+    for message in messages:
+        weight = message.pop("weight", 1.0) * weight_of(row)
+        if weight != 1 and message["role"] == "assistant":
+            message["weight"] = weight
+    return messages if messages[0]["content"] else messages[1:]
 
 
 def _format_of(row: Any) -> str | None:
     if not isinstance(row, dict):
         return None
+    if "chosen" in row or "chosen_messages" in row:
+        return "preference" if _plain_format_of(_with_chosen(row)) else None
+    return _plain_format_of(row)
+
+
+def _plain_format_of(row: Mapping[str, Any]) -> str | None:
     if "messages" in row:
         return "messages"
     if "conversations" in row:
@@ -111,36 +135,71 @@ def _format_of(row: Any) -> str | None:
     return None
 
 
-def _alpaca_turns(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    turns: list[tuple[str, Any]] = [("system", row.get("system"))]
+def _with_chosen(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a preference as a row of another format whose last answer is the chosen one."""
+    if "chosen_messages" in row:
+        return row | {"messages": row["chosen_messages"]}
+    if "chosen" not in row:
+        return row
+    chosen = row["chosen"]
+    for key in ("conversations", "messages", "prompt"):
+        if isinstance(row.get(key), list):
+            answer = chosen if isinstance(chosen, list) else [_as_message(chosen)]
+            return row | {"messages" if key == "prompt" else key: [*row[key], *answer]}
+    if isinstance(chosen, list):  # the whole dialogue
+        return row | {"messages": chosen}
+    return row | ({"output": chosen} if "instruction" in row else {"completion": chosen})
+
+
+def _as_message(answer: Any) -> Any:
+    return {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+
+
+def _alpaca_turns(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    turns: list[tuple[str, Any]] = []
     for pair in row.get("history") or []:
         if not isinstance(pair, Sequence) or len(pair) != 2:
             raise Rejected("history_not_pairs")
         turns += [("user", pair[0]), ("assistant", pair[1])]
-    question = "\n".join(text for key in ("instruction", "input") if (text := _text(row.get(key))))
+    question = "\n".join(
+        text for key in ("instruction", "input") if (text := text_of(row.get(key)))
+    )
     return [*turns, ("user", question), ("assistant", row["output"])]
 
 
-def _role(role: Any) -> str:
+def _of_turns(turns: Sequence[tuple[str, Any]]) -> list[Message]:
+    return [{"role": role, "content": text_of(content)} for role, content in turns]
+
+
+def _message(item: Mapping[str, Any]) -> Message:
+    role = item.get("role", item.get("from"))
     role = _ROLES.get(role, role) if isinstance(role, str) else None
-    if role not in ("system", "user", "assistant"):
+    content = item.get("content", item.get("value"))
+    message: Message
+    if role == "function_call":
+        message = {"role": "assistant", "content": call_of(content)}
+    elif role == "assistant":
+        message = {"role": role, "content": answer_of(item)}
+    elif role == "tool":
+        message = {"role": role, "content": result_of(content)}
+    elif role in ("system", "user"):
+        message = {"role": role, "content": text_of(content)}
+    else:
         raise Rejected("unknown_role")
-    return role
+    return message | {"weight": weight_of(item)}
 
 
-def _text(content: Any) -> str:
-    """Return a content's text; OpenAI's list of parts counts if all parts are text."""
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise Rejected("content_not_text")
-        content = "".join(str(part.get("text", part.get("value", ""))) for part in content)
-    if not isinstance(content, str):
-        raise Rejected("content_not_text")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise Rejected("bad_unicode")
-    return content.strip()
+def _joined_results(messages: Iterator[Message]) -> list[Message]:
+    """Return the messages with results as the user's; several in a row are one message."""
+    joined: list[Message] = []
+    before = None
+    for message in messages:
+        if before == message["role"] == "tool":
+            joined[-1]["content"] += "\n" + message["content"]
+        else:
+            joined.append(message | {"role": "user"} if message["role"] == "tool" else message)
+        before = message["role"]
+    return joined
 
 
 def _line_rows(path: Path) -> Iterator[Row]:

@@ -28,13 +28,14 @@ def identity(config: FormatSftConfig) -> str:
     return canonical_json([[path.name, sha256_file(path)] for path in paths])
 
 
-@stage("format_sft", version=1, kind="dialogues", identity=identity)
+@stage("format_sft", version=2, kind="dialogues", identity=identity)
 def format_sft(corpus: ArtifactRef, config: FormatSftConfig, workspace: Workspace) -> Counts:
     """Write dialogues.parquet, the same as dialogues.jsonl for people, and rejects.jsonl."""
     user = read_files(
         [resolve(path) for path in config.files],
         max_rejected_share=config.max_rejected_share,
         validation_share=config.validation_share,
+        earlier_answers_weight=config.earlier_answers_weight,
     )
     _write_lines(workspace.path / "rejects.jsonl", user.rejects)
     derived: list[dict[str, Any]] = []

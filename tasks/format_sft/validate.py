@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from tasks.format_sft.readers import Message, Rejected
+from tasks.format_sft.contents import Rejected
+from tasks.format_sft.readers import Message
 
 CJK_SHARE = 0.2  # a Chinese answer full of names and code is still Chinese
 
@@ -27,6 +28,19 @@ def check_dialogue(messages: Sequence[Message]) -> None:
     for turn in turns:
         if not turn["content"]:
             raise Rejected("empty_answer" if turn["role"] == "assistant" else "empty_question")
+    if not any(turn.get("weight", 1) for turn in turns if turn["role"] == "assistant"):
+        raise Rejected("nothing_to_learn")
+
+
+def weigh_earlier(messages: Sequence[Message], weight: float) -> list[Message]:
+    """Return the messages with all answers but the last weighed by `weight` more or less."""
+    answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    return [
+        message | {"weight": message.get("weight", 1.0) * weight}
+        if weight != 1 and number in answers[:-1]
+        else message
+        for number, message in enumerate(messages)
+    ]
 
 
 def dialogue_hash(messages: Sequence[Message]) -> str:

@@ -33,12 +33,16 @@ def write_pair_shard(
         "query": _padded(queries, query_length, tokenizer),
         "positive": _padded(positives, positive_length, tokenizer),
     }
-    articles = [f"{row['wiki']}:{row['page_id']}" for row in rows]
+    # The page whose text answers, and the one whose text asks: no fair negatives of each other.
+    articles = {
+        name: [f"{row['wiki']}:{row[of]}" for row in rows]
+        for name, of in (("article", "page_id"), ("query_article", "query_page_id"))
+    }
     extra = {name: [row[name] for row in rows] for name in ("source", "language")}
     write_shard(
         directory / FILE_NAME,
         columns,
-        pa.table({"article": articles} | extra),
+        pa.table(articles | extra),
         shard_metadata(tokenizer, "pairs")
         | {"query_length": query_length, "positive_length": positive_length},
     )

@@ -21,11 +21,15 @@ FILE_NAME = "tokens.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens that belong together, and for dialogues a mask of those to be learned."""
+    """Tokens that belong together, and for dialogues a mask of those to be learned.
+
+    `weights` says how much each answer counts, in the order of the mask's runs.
+    """
 
     language: str
     tokens: np.ndarray
     mask: np.ndarray | None = None
+    weights: tuple[float, ...] = ()
 
     def part(self, start: int, stop: int) -> Piece:
         """Return a part of a piece of text (one without a mask)."""
@@ -70,6 +74,9 @@ def write_rows(
             ),
         }
     )
+    if any(weight != 1 for piece in pieces for weight in piece.weights):
+        weights = [[weight for piece in row for weight in piece.weights] for _, row in rows]
+        extra = extra.append_column("weights", pa.array(weights, pa.list_(pa.float32())))
     columns = {"tokens": tokens, "mask": mask} if format == "sft" else {"tokens": tokens}
     metadata = shard_metadata(tokenizer, format) | {"context_length": width}
     write_shard(directory / FILE_NAME, columns, extra, metadata)

@@ -2,7 +2,8 @@
 
 A dialogue longer than a row loses its oldest turns (a question and its answer each), never the
 system message or the last turn. If the last turn alone is too long, the dialogue is dropped: half
-an answer teaches to stop anywhere, an answer without its question teaches to guess.
+an answer teaches to stop anywhere, an answer without its question teaches to guess. So is one in
+which nothing is left to be learned, all answers that stay having the weight 0.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from etude_model.tokenizer import SPACE, SPECIAL_TOKENS, Tokenizer
+from etude_model.tokenizer import SPACE, SPECIAL_TOKENS, Tokenizer, is_learned
 from storage.artifact import Counts
 from storage.errors import BadInput
 from storage.formats.schemas import LEDGER
@@ -21,20 +23,27 @@ from storage.formats.table import write_table
 from tasks.shard.rows import Piece, token_dtype, write_rows
 from tasks.shard.windows import Window
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 def fit_dialogue(
     messages: Messages, tokenizer: Tokenizer, width: int
-) -> tuple[list[int], list[int]] | str:
-    """Return ids and mask of at most `width` tokens, or the reason why that cannot be."""
+) -> tuple[list[int], list[int], list[float]] | str:
+    """Return ids and mask of at most `width` tokens and the weight of each answer to be learned.
+
+    Or the reason why that cannot be.
+    """
     has_system = messages[0]["role"] == "system"
     system, turns = list(messages[:has_system]), list(messages[has_system:])
     while True:
         ids, mask = tokenizer.encode_dialogue([*system, *turns])
         if len(ids) <= width:
+            learned = [turn for turn in turns if is_learned(turn)]
+            if not learned:
+                return "nothing_to_learn"
             check_mask(ids, mask, turns, tokenizer)
-            return ids, mask
+            weights = (turn.get("weight") for turn in learned)
+            return ids, mask, [1.0 if weight is None else float(weight) for weight in weights]
         if len(turns) <= 2:
             answer = tokenizer.encode_dialogue(turns[-1:])[0]
             return "answer_too_long" if len(answer) > width else "question_too_long"
@@ -53,9 +62,7 @@ def check_mask(
             answers[-1].append(id)
     num_special = sum(id < len(SPECIAL_TOKENS) for answer in answers for id in answer)
     found = [tokenizer.decode(answer) for answer in answers[:-1]]
-    expected = [
-        turn["content"].replace(SPACE, " ") for turn in turns if turn["role"] == "assistant"
-    ]
+    expected = [turn["content"].replace(SPACE, " ") for turn in turns if is_learned(turn)]
     is_right = expected and found == expected and not answers[-1] and not num_special
     assert is_right, f"mask is wrong: {found} is learned instead of {expected}"
 
@@ -75,9 +82,10 @@ def write_sft_shard(
                 {"id": row["id"], "title": row["source"], "reason": fitted, "detail": None}
             )
             continue
-        ids, mask = fitted
+        ids, mask, weights = fitted
         shortened += ids != tokenizer.encode_dialogue(row["messages"])[0]
-        pieces.append(Piece(row["language"], np.array(ids, dtype), np.array(mask, np.uint8)))
+        parts = np.array(ids, dtype), np.array(mask, np.uint8), tuple(weights)
+        pieces.append(Piece(row["language"], *parts))
     num_rows, metrics = write_rows(directory, pieces, tokenizer, width=context_length, format="sft")
     write_table(directory / "ledger.parquet", dropped, LEDGER)
     reasons = Counter(row["reason"] for row in dropped)

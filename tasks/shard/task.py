@@ -38,7 +38,7 @@ def shard_lm(
     return _with_fill_share(build_shards(windows, workspace, build), config)
 
 
-@stage("shard-sft", version=1, kind="shards")
+@stage("shard-sft", version=2, kind="shards")
 def shard_sft(
     dialogues: ArtifactRef, tokenizer: ArtifactRef, config: ShardConfig, workspace: Workspace
 ) -> Counts:
@@ -56,7 +56,7 @@ def shard_sft(
     return _with_fill_share(counts, config)
 
 
-@stage("shard-pairs", version=1, kind="shards")
+@stage("shard-pairs", version=2, kind="shards")
 def shard_pairs(
     pairs: ArtifactRef, tokenizer: ArtifactRef, config: ShardConfig, workspace: Workspace
 ) -> Counts:

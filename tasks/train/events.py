@@ -14,7 +14,12 @@ from typing import Any
 from storage.workspace import Workspace
 from tasks.tracking import Point, StageRun
 
-STEP_CURVES = ("loss", "bits_per_byte", "learning_rate", "gradient_norm", "tokens_per_second")
+NO_CURVES = {"kind", "step", "time", "tokens", "eta_seconds"}  # of a step: the rest are figures
+PICTURES = {
+    "curves": ("bits per byte", ("train/bits_per_byte", "evaluate/bits_per_byte")),
+    "throughput": ("tokens per second", ("train/tokens_per_second",)),
+    "experts": ("share", ("train/expert_entropy", "train/expert_max_share")),
+}
 
 
 @dataclass(slots=True)
@@ -36,7 +41,8 @@ class Curves:
             self._flush(up_to=step)  # durable, but nobody lived to send it
             self.pending.clear()
         elif kind == "step":
-            self._add(event, {f"train/{name}": event.get(name) for name in STEP_CURVES}, step)
+            names = event.keys() - NO_CURVES
+            self._add(event, {f"train/{name}": event[name] for name in sorted(names)}, step)
         elif kind == "evaluate":
             figures = event["metrics"].items()
             self._add(event, {f"evaluate/{name}": value for name, value in figures}, step)
@@ -65,13 +71,14 @@ class Curves:
             columns = {name: [row[name] for row in rows] for name in rows[0]}
             self.run.log_table("samples.json", columns)
 
-    def draw(self, path: Path, title: str) -> None:
-        """Draw the training loss and what was evaluated, over the steps."""
+    def draw(self, folder: Path, title: str) -> None:
+        """Draw what was learned, how fast, and how the experts were used, over the steps."""
         from tasks.figures import curves
 
-        shown = {"train/bits_per_byte", "evaluate/bits_per_byte"} & set(self.points)
-        series = {name: _xy(self.points[name]) for name in sorted(shown or set(self.points))}
-        curves(path, series, title, "step", "bits per byte")
+        for picture, (label, names) in PICTURES.items():
+            series = {name: _xy(self.points[name]) for name in names if name in self.points}
+            if series:
+                curves(folder / f"{picture}.png", series, f"{title}: {label}", "step", label)
 
 
 def watch(events: Iterable[dict[str, Any]], curves: Curves, workspace: Workspace) -> Iterator[None]:
@@ -81,14 +88,16 @@ def watch(events: Iterable[dict[str, Any]], curves: Curves, workspace: Workspace
         if event["kind"] == "start":
             at = f", going on from step {event['step']}" if event["step"] else ""
             workspace.log(
-                f"{event['parameters']:,} parameters on {event['device']} in "
-                f"{event['precision']}{at}"
+                f"{event['description']}; {event['micro_batch_size']} rows at once on "
+                f"{event['device']} in {event['precision']}{at}"
             )
         elif event["kind"] == "step":
             workspace.progress(event["step"], curves.num_steps, "steps")
         elif event["kind"] == "evaluate":
-            figures = ", ".join(
-                f"{k} {v:.4f}" for k, v in sorted(event["metrics"].items()) if v is not None
+            figures = ", ".join(  # those per source and language are for the curves
+                f"{k} {v:.4f}"
+                for k, v in sorted(event["metrics"].items())
+                if v is not None and k.count("/") < 2
             )
             workspace.log(f"step {event['step']}: {figures}")
         elif event["kind"] == "warning":

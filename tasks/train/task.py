@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from pathlib import Path
 
 from etude_model.config import (
     LoraTrainConfig,
@@ -12,21 +13,30 @@ from etude_model.config import (
     SftConfig,
     TrainConfig,
 )
-from storage.artifact import ArtifactRef, Counts
+from storage.artifact import ArtifactRef, Counts, sha256_file
 from storage.files import read_json, write_json
 from storage.workspace import Workspace
 from tasks import tracking
+from tasks.paths import resolve
 from tasks.stage import stage
 from tasks.train.child import follow
 from tasks.train.events import Curves, watch
 
+WEIGHTS = "model.safetensors"
 
-@stage("pretrain", version=1, kind="checkpoint", tags=("gpu",))
+
+def parent_identity(config: PretrainConfig) -> str:
+    """Return the digest of the weights that pretraining goes on from; empty for fresh ones."""
+    return sha256_file(resolve(config.parent) / WEIGHTS) if config.parent else ""
+
+
+@stage("pretrain", version=1, kind="checkpoint", identity=parent_identity, tags=("gpu",))
 def pretrain(
     shards: ArtifactRef, tokenizer: ArtifactRef, config: PretrainConfig, workspace: Workspace
 ) -> Counts:
-    """Train a new model on text shards."""
-    return _train("pretrain", workspace, config, shards, tokenizer)
+    """Train a new model on text shards, or go on with the parent that the config names."""
+    parent = resolve(config.parent) if config.parent else None
+    return _train("pretrain", workspace, config, shards, tokenizer, parent)
 
 
 @stage("semantic", version=1, kind="checkpoint", tags=("gpu",))
@@ -39,7 +49,7 @@ def semantic(
     workspace: Workspace,
 ) -> Counts:
     """Teach a checkpoint to embed texts while it goes on as a language model."""
-    return _train("semantic", workspace, config, shards, tokenizer, parent, pair_shards)
+    return _train("semantic", workspace, config, shards, tokenizer, parent.path, pair_shards)
 
 
 @stage("sft", version=1, kind="checkpoint", tags=("gpu",))
@@ -51,7 +61,7 @@ def sft(
     workspace: Workspace,
 ) -> Counts:
     """Teach a checkpoint to answer, all weights trained."""
-    return _train("sft", workspace, config, shards, tokenizer, parent)
+    return _train("sft", workspace, config, shards, tokenizer, parent.path)
 
 
 @stage("lora", version=1, kind="checkpoint", tags=("gpu",))
@@ -63,7 +73,7 @@ def lora(
     workspace: Workspace,
 ) -> Counts:
     """Train low-rank adapters beside a frozen checkpoint."""
-    return _train("lora", workspace, config, shards, tokenizer, parent)
+    return _train("lora", workspace, config, shards, tokenizer, parent.path)
 
 
 def _train(
@@ -72,7 +82,7 @@ def _train(
     config: TrainConfig,
     shards: ArtifactRef,
     tokenizer: ArtifactRef,
-    parent: ArtifactRef | None = None,
+    parent: Path | None = None,
     pair_shards: ArtifactRef | None = None,
 ) -> Counts:
     run = {
@@ -80,17 +90,18 @@ def _train(
         "train": config.model_dump(mode="json"),
         "shards": [str(shards.path)],
         "pair_shards": [str(pair_shards.path)] if pair_shards else [],
-        "parent": str(parent.path) if parent else None,
+        "parent": str(parent) if parent else None,
         "tokenizer": str(tokenizer.path),
         "parent_pid": os.getpid(),
     }
     write_json(workspace.logs / "run.json", run)
     curves = Curves(tracking.current())
-    with closing(follow(workspace)) as events:
+    patience = 60 * config.heartbeat_minutes
+    with closing(follow(workspace, patience_seconds=patience)) as events:
         for _ in watch(events, curves, workspace):
             pass
     curves.log_samples()
-    curves.draw(workspace.logs / "curves.png", f"{name}: bits per byte")
+    curves.draw(workspace.logs, name)
     training = read_json(workspace.path / "training.json")
     metrics = {
         f"{when}/{metric}": value

@@ -10,6 +10,10 @@ from storage.config import Config
 class TrainTokenizerConfig(Config):
     """The vocabulary and what it is learned from."""
 
+    path: str | None = Field(None, json_schema_extra={"key": False})
+    """A tokenizer.model, or the folder of a checkpoint, to take as it is instead of learning one;
+    its contents enter the key."""
+
     vocab_size: int = Field(8192, ge=300, le=1_000_000)
     """Tokens: 8k suits up to 30M parameters, 16k up to 150M, 32k above; at 65,536 or fewer the
     shards take two bytes a token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from storage.errors import BadInput
 from storage.files import replacing
 from storage.formats.table import num_rows, read_rows
 from storage.workspace import Workspace
+from tasks.paths import resolve
 from tasks.stage import stage
 from tasks.train_tokenizer.config import TrainTokenizerConfig
 from tasks.train_tokenizer.train import (
@@ -25,13 +27,24 @@ from tasks.train_tokenizer.train import (
 COLUMNS = ("wiki", "language", "page_id", "split", "index", "text")
 
 
-@stage("train_tokenizer", version=1, kind="tokenizer")
+def identity(config: TrainTokenizerConfig) -> str:
+    """Return the digest of the tokenizer that is taken as it is; empty where one is learned."""
+    return Tokenizer(resolve(config.path)).digest if config.path else ""
+
+
+@stage("train_tokenizer", version=1, kind="tokenizer", identity=identity)
 def train_tokenizer(
     passages: ArtifactRef, config: TrainTokenizerConfig, workspace: Workspace
 ) -> Counts:
     """Sample the training text, learn the pieces, and prove that text comes back exactly."""
     paths = passages.files("passages.parquet")
     total = num_rows(paths)
+    if config.path:
+        given = Tokenizer(resolve(config.path))
+        with replacing(workspace.path / FILE_NAME) as temporary:
+            shutil.copyfile(given.path, temporary)
+        metrics = check_round_trip(given, read_rows(paths, COLUMNS))
+        return Counts(total, total, metrics=metrics | {"vocab_size": given.vocab_size})
     sizes: Counter[str] = Counter()
     for row in _train_rows(paths):
         sizes[row["language"]] += len(row["text"].encode())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude_model.data.pairs import PairOrder, PairRows
+from etude_model.data.pairs import PairOrder, PairRows, spread_over_groups
 from storage.formats.shards import write_shard
 
 
@@ -92,3 +92,13 @@ def test_fewer_pairs_than_a_batch_are_repeated():
     assert sorted(set(order.batch(4))) == [0, 1, 2]
     with pytest.raises(AssertionError):
         PairOrder(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), batch_size=8, seed=0)
+
+
+def test_an_evaluation_reads_as_much_of_each_group():
+    """Catches a small source drowned by a large one, and room that is left unused."""
+    groups = np.repeat([0, 1, 2], [100, 3, 50])
+    chosen = spread_over_groups(groups, 43)
+    assert np.bincount(groups[chosen]).tolist() == [20, 3, 20]
+    assert chosen[0] == 0 and 99 in chosen and len(set(chosen)) == 43
+    assert np.array_equal(spread_over_groups(groups, 999), np.arange(153))
+    assert not len(spread_over_groups(np.zeros(0, dtype=np.int64), 5))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from etude_model.config import TrainConfig
+from etude_model.config import PretrainConfig, TrainConfig
 from etude_model.training.optimizer import build_optimizer, learning_rate, parameter_groups
 
 
@@ -24,6 +24,7 @@ def config(**values) -> TrainConfig:
             {"schedule": "wsd", "decay_share": 0.3},
             [0.5, 1, 1, 1, 1, 1, 1, 0.7, 0.4, 0.1],
         ),
+        ({"schedule": "linear"}, [0.5, 1, *(1 - 0.9 * k / 8 for k in range(1, 9))]),
         (
             {"schedule": "cosine"},
             [0.5, 1, *(0.1 + 0.45 * (1 + math.cos(math.pi * k / 8)) for k in range(1, 9))],
@@ -34,6 +35,28 @@ def test_schedule_table(values, expected):
     """Catches off-by-one steps: warm-up that starts at 0, a decay that never reaches its floor."""
     rates = [learning_rate(step, config(**values)) for step in range(10)]
     assert rates == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "expected"),
+    [  # the rule's own batch for each size, within the rounding of the batch to whole rows
+        ("nano", 48, 0.008),  # the bound; the rule says 0.012
+        ("micro", 96, 0.006),
+        ("mini", 125, 0.0038),
+        ("small", 128, 0.0026),
+        ("medium", 320, 0.0017),
+        ("large", 632, 0.0012),
+        ("nano", 8, 0.0049),  # a sixth of the rows: about 0.4 of 0.012
+    ],
+)
+def test_rule_for_the_learning_rate(name: str, rows: int, expected: float):
+    """Catches a rule that counts embeddings or idle experts, or forgets the batch."""
+    empty = PretrainConfig(preset=name, batch_size=rows, learning_rate=None)
+    assert empty.peak_learning_rate == pytest.approx(expected, rel=0.04)
+    assert PretrainConfig(preset=name, learning_rate=0.5).peak_learning_rate == 0.5
+    given = empty.model_copy(update={"num_steps": 100})
+    highest = max(learning_rate(step, given) for step in range(100))
+    assert highest == pytest.approx(empty.peak_learning_rate)
 
 
 def test_schedule_without_warmup_or_with_nothing_else():

@@ -24,9 +24,16 @@ def trainer_of(run_dir: Path) -> Trainer:
     return build_trainer(read_run(run_dir), run_dir)
 
 
+def change_run(run_dir: Path, **changes) -> Path:
+    """Replace fields of a run's logs/run.json."""
+    path = run_dir / "logs" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return run_dir
+
+
 def gradients(trainer: Trainer, step: int = 0) -> dict[str, torch.Tensor]:
     """Return the gradients of one step."""
-    for loss in trainer.stage.losses(step):
+    for loss in trainer.stage.losses(step, trainer.now.micro_batch_size):
         loss.value.backward()
     return {
         name: parameter.grad.clone()
@@ -45,18 +52,20 @@ def test_accumulated_gradient_is_the_full_batch_gradient(stage, write_run, tmp_p
         assert torch.allclose(gradient, parts[name], atol=1e-6, rtol=0), name
 
 
-def write_ramp(folder: Path, tokenizer) -> None:
-    """Write rows in which each token is the one before it plus one, from 40 starts."""
-    starts = 20 + np.arange(64) % 40
-    tokens = (starts[:, None] + np.arange(16)[None, :]).astype(np.uint16)
+def write_ramp(folder: Path, tokenizer, *, step: int = 1, format: str = "lm") -> None:
+    """Write rows in which each token is the one before it plus `step`, from 40 starts."""
+    starts = (20 if step > 0 else 35) + np.arange(64) % 40
+    columns = {"tokens": (starts[:, None] + step * np.arange(16)[None, :]).astype(np.uint16)}
+    if format == "sft":
+        columns["mask"] = np.ones((64, 16), dtype=np.uint8)
     segments = pa.array([[16]] * 64, type=pa.list_(pa.int32()))
     for part in ("train-0", "validation-0"):
         (folder / part).mkdir(parents=True)
         write_shard(
             folder / part / "tokens.parquet",
-            {"tokens": tokens},
+            columns,
             pa.table({"language": ["en"] * 64, "segments": segments}),
-            {"format": "lm", "context_length": 16, "tokenizer": tokenizer.digest},
+            {"format": format, "context_length": 16, "tokenizer": tokenizer.digest},
         )
 
 
@@ -67,9 +76,7 @@ def test_copy_next_corpus_is_learned(write_run, tiny_tokenizer, tmp_path):
         evaluate_every=150, checkpoint_every=500,
     )  # fmt: skip
     write_ramp(tmp_path / "ramp", tiny_tokenizer)
-    path = run_dir / "logs" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": [str(tmp_path / "ramp")]}))
-    trainer = trainer_of(run_dir)
+    trainer = trainer_of(change_run(run_dir, shards=[str(tmp_path / "ramp")]))
     losses = [event["loss"] for event in trainer.events() if event["kind"] == "step"]
     assert losses[0] > 4
     assert losses[-1] < 0.01
@@ -82,39 +89,44 @@ def learn_one_batch(run_dir: Path) -> list[float]:
     """Train on batch 0 over and over and return the losses."""
     trainer = trainer_of(run_dir)
     losses = trainer.stage.losses
-    trainer.stage = replace(trainer.stage, losses=lambda step: losses(0))
+    trainer.stage = replace(trainer.stage, losses=lambda step, size: losses(0, size))
     return [event["loss"] for event in trainer.events() if event["kind"] == "step"]
 
 
-def test_one_batch_is_learned_by_heart(write_run, tmp_path):
+@pytest.mark.parametrize("kind", ("dense", "moe"))
+def test_one_batch_is_learned_by_heart(kind, write_run, write_moe_run, tmp_path):
     """Catches a fine-tuning that cannot lower its own loss."""
-    knobs = {"batch_size": 4, "evaluate_every": 500, "num_steps": 120}
-    losses = learn_one_batch(write_run(tmp_path / "sft", "sft", **knobs))
+    knobs = {"batch_size": 4, "evaluate_every": 500, "num_steps": 120, "checkpoint_every": 500}
+    write = write_run if kind == "dense" else write_moe_run
+    losses = learn_one_batch(write(tmp_path / "sft", "sft", **knobs))
     assert losses[0] > 2
     assert losses[-1] < 0.05
 
 
-def test_adapters_lower_the_loss_of_one_batch(write_run, tmp_path):
-    """Catches adapters without effect.
+def test_adapters_learn_one_batch_by_heart(write_run, tiny_tokenizer, tmp_path):
+    """Catches adapters that are not trained, not added, or added with the wrong scale.
 
-    They start from a tuned model, for frozen embeddings cannot be taught an end token that
-    pretraining never showed; and they stay above zero, for norm and embeddings bound the logits.
+    The frozen base has learned to count down, the adapters must make it count up.
     """
-    tuned = write_run(tmp_path / "sft", "sft", num_steps=30, evaluate_every=500)
-    list(trainer_of(tuned).events())
-    run_dir = write_run(tmp_path / "lora", "lora", num_steps=60, batch_size=2, evaluate_every=500)
-    path = run_dir / "logs" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": str(tuned)}))
+    write_ramp(tmp_path / "down", tiny_tokenizer, step=-1)
+    write_ramp(tmp_path / "up", tiny_tokenizer, format="sft")
+    rare = {"evaluate_every": 500, "checkpoint_every": 500, "batch_size": 8, "num_steps": 80}
+    base = write_run(tmp_path / "base", "pretrain", **rare, learning_rate=2e-2)
+    list(trainer_of(change_run(base, shards=[str(tmp_path / "down")])).events())
+    knobs = {"lora": {"rank": 16, "alpha": 32}, "learning_rate": 1e-2, "weight_decay": 0.0}
+    run_dir = write_run(tmp_path / "lora", "lora", **rare, **knobs)
+    change_run(run_dir, parent=str(base), shards=[str(tmp_path / "up")])
     losses = learn_one_batch(run_dir)
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[0] > 3
+    assert losses[-1] < 0.05
 
 
 def poisoned(trainer: Trainer, steps: set[int]) -> Trainer:
     """Make the losses of some steps NaN."""
     clean = trainer.stage.losses
 
-    def losses(step: int):
-        for loss in clean(step):
+    def losses(step: int, size: int):
+        for loss in clean(step, size):
             yield replace(loss, value=loss.value * math.nan) if step in steps else loss
 
     trainer.stage = replace(trainer.stage, losses=losses)
@@ -128,11 +140,13 @@ def test_non_finite_step_is_skipped(write_run, tmp_path):
     for event in trainer.events():
         if event["kind"] == "step" and event["step"] == 4:
             before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-        if event["kind"] == "warning" and trainer.step == 6:
+        if event["kind"] == "warning" and trainer.now.step == 6:
             after = trainer.model.state_dict()
             assert all(torch.equal(before[name], after[name]) for name in before)
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
+    summary = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert (summary["skipped_steps"], summary["steps"]) == (3, 12)
 
 
 def test_three_non_finite_steps_end_the_run(write_run, tmp_path):
@@ -144,8 +158,19 @@ def test_three_non_finite_steps_end_the_run(write_run, tmp_path):
     assert [event["kind"] for event in seen].count("warning") == 3
     assert not (run_dir / "training.json").exists()
     kept = sorted((run_dir / "steps").iterdir())
-    assert [folder.name for folder in kept] == ["step_00000003", "step_00000006"]
+    assert [folder.name for folder in kept] == ["step_00000005", "step_00000006"]
     assert all(t.isfinite().all() for t in load_file(kept[-1] / "model.safetensors").values())
+
+
+def test_three_in_a_row_means_since_the_start_of_the_row(write_run, tmp_path):
+    """Catches a resume that forgets skipped steps, and a limit that cannot be set."""
+    run_dir = write_run(tmp_path / "run", "sft", max_skipped_steps=2, checkpoint_every=1)
+    with pytest.raises(Diverged, match=r"2 steps in a row .* step 6"):
+        list(poisoned(trainer_of(run_dir), {4, 5}).events())
+    with pytest.raises(Diverged):  # taken up after step 5, the first of the row
+        list(poisoned(trainer_of(run_dir), {5}).events())
+    change_run(run_dir)
+    assert list(trainer_of(run_dir).events())[-1]["kind"] == "end"
 
 
 def test_events_tell_the_whole_run(write_run, tmp_path):
@@ -158,15 +183,17 @@ def test_events_tell_the_whole_run(write_run, tmp_path):
             assert (run_dir / event["path"] / "manifest.json").exists()
     kinds = [event["kind"] for event in events]
     assert (kinds[0], kinds[-1]) == ("start", "end")
-    assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [3, 6, 9]
+    assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [3, 6, 9, 10]
     assert [e["step"] for e in events if e["kind"] == "evaluate"] == [0, 5, 10, 12]
     steps = [event for event in events if event["kind"] == "step"]
     assert [event["step"] for event in steps] == list(range(1, 13))
     names = {"loss", "bits_per_byte", "learning_rate", "gradient_norm", "tokens"}
     assert all(names | {"tokens_per_second", "contrastive_loss"} <= event.keys() for event in steps)
-    metrics = events[-2]["metrics"]
-    retrieval = {"recall@1", "recall@10", "mrr@10"}
-    assert metrics.keys() == {"bits_per_byte", "bits_per_byte/en", "bits_per_byte/zh"} | retrieval
+    metrics = [event for event in events if event["kind"] == "evaluate"][-1]["metrics"]
+    groups = ("", "/title-lead/en", "/title-lead/zh")
+    names = {f"{name}{of}" for of in groups for name in ("recall@1", "recall@10", "mrr@10")}
+    names |= {f"{baseline}/{name}" for baseline in ("bm25", "input_embeddings") for name in names}
+    assert {"bits_per_byte", "bits_per_byte/en", "bits_per_byte/zh"} | names <= metrics.keys()
     summary = json.loads((run_dir / "training.json").read_text())
     assert summary["evaluations"]["after"] == metrics
     assert summary["evaluations"]["before"] == events[1]["metrics"]
@@ -214,7 +241,7 @@ def test_losses_of_a_step_add_up(write_run, tmp_path):
     """Catches a reported loss that is not the one the gradients are of."""
     run_dir = write_run(tmp_path / "run", "semantic", micro_batch_size=2)
     trainer = trainer_of(run_dir)
-    parts: list[Loss] = list(trainer.stage.losses(0))
+    parts: list[Loss] = list(trainer.stage.losses(0, trainer.now.micro_batch_size))
     assert len(parts) == 5
     first = next(event for event in trainer.events() if event["kind"] == "step")
     assert first["loss"] == pytest.approx(sum(part.value.item() for part in parts), rel=1e-5)

@@ -111,7 +111,11 @@ def test_files_rejects_and_duplicates(tmp_path: Path, corpus: ArtifactRef) -> No
     ledger = {row["reason"]: row for row in read_rows([folder / "ledger.parquet"])}
     assert ledger["duplicate"]["detail"] == "1-mine.jsonl:2"
     lines = [json.loads(line) for line in (folder / "dialogues.jsonl").read_text().splitlines()]
-    assert [line["messages"] for line in lines] == [row["messages"] for row in out.values()]
+    plain = [
+        [{name: one[name] for name in ("role", "content")} for one in row["messages"]]
+        for row in out.values()
+    ]
+    assert [line["messages"] for line in lines] == plain
 
 
 def test_too_many_broken_rows_are_refused(tmp_path: Path, corpus: ArtifactRef) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from storage.errors import BadInput
-from tasks.format_sft.readers import Rejected, detect_format, messages_of, read_file
-from tasks.format_sft.validate import check_dialogue, dialogue_hash, language_of
+from tasks.format_sft.contents import Rejected
+from tasks.format_sft.readers import UNWANTED, detect_format, messages_of, read_file
+from tasks.format_sft.validate import (
+    check_dialogue,
+    dialogue_hash,
+    language_of,
+    weigh_earlier,
+)
 
 U, A, S = "user", "assistant", "system"
 
@@ -66,11 +73,16 @@ def test_formats(tmp_path: Path, format: str, row: dict, expected: list[tuple[st
         ([], "not_an_object"),
         ({"instruction": "a", "output": "b"}, "not_messages"),
         ({"messages": "hello"}, "messages_not_a_list"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "unknown_role"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "unknown_role"),
         ({"messages": [{"content": "a"}]}, "unknown_role"),
         ({"messages": [{"role": "user", "content": 3}]}, "content_not_text"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "content_not_text"),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "bad_unicode"),
+        ({"messages": [{"role": "function_call", "content": "buy milk"}]}, "bad_call"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": "much"}]}, "bad_weight"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": -1}]}, "bad_weight"),
+        ({"messages": [{"role": "user", "content": "<image>a"}], "images": ["a"]}, "needs_media"),
+        ({"messages": [{"role": "user", "content": "a"}], "label": False}, UNWANTED),
     ],
 )
 def test_rows_that_cannot_be_read(row: object, reason: str) -> None:
@@ -156,31 +168,121 @@ def test_language_and_hash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "max_bad_share"),
+    ("row", "expected"),
     [
-        ("llamafactory/alpaca_en_demo.json", "alpaca", 0),
-        ("llamafactory/alpaca_zh_demo.json", "alpaca", 0),
-        ("llamafactory/identity.json", "alpaca", 0),
-        ("llamafactory/v1_sft_demo.jsonl", "messages", 0),
-        ("llamafactory/glaive_toolcall_en_demo.json", "sharegpt", 0.9),
-        ("alpaca_zh_carbonz0/zh-data-part-00.json", "alpaca", 0.01),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, [(U, "a"), (A, "b")]),
+        ({"instruction": "a", "chosen": "b", "rejected": "c"}, [(U, "a"), (A, "b")]),
+        (
+            {
+                "conversations": [{"from": "human", "value": "a"}],
+                "chosen": {"from": "gpt", "value": "b"},
+            },
+            [(U, "a"), (A, "b")],
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": A, "content": "b"}]},
+            [(U, "a"), (A, "b")],
+        ),
+        (
+            {"chosen": [{"role": U, "content": "a"}, {"role": A, "content": "b"}]},
+            [(U, "a"), (A, "b")],
+        ),
+        ({"chosen_messages": [{"role": U, "content": "a"}], "rejected_messages": []}, [(U, "a")]),
     ],
 )
-def test_real_files(shared_data: Path, name: str, format: str, max_bad_share: float) -> None:
+def test_preferences_give_the_chosen_answer(
+    tmp_path: Path, row: dict, expected: list[tuple[str, str]]
+) -> None:
+    """Would catch the rejected answer learned, or the question left out."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(row))
+    assert detect_format(path) == "preference"
+    assert turns(row, "preference") == expected
+
+
+def test_calls_results_and_tools() -> None:
+    """Would catch a call learned as the user's words, and results that break the turns."""
+    call = {"name": "add", "arguments": '{"a": 1}'}
+    written = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    row = {
+        "tools": '[{"name": "add"}]',
+        "messages": [
+            {"role": "user", "content": "1+1"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": call}] * 2},
+            {"role": "tool", "content": "2"},
+            {"role": "tool", "content": [{"type": "text", "value": "2"}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "reasoning", "value": "hm"}, {"type": "text", "text": "Two."}],
+            },
+        ],
+    }
+    system, *rest = turns(row, "messages")
+    assert system[0] == S and '<tools>\n{"name": "add"}\n</tools>' in system[1]
+    results = "<tool_response>\n2\n</tool_response>"
+    assert rest == [
+        (U, "1+1"),
+        (A, written * 2),
+        (U, f"{results}\n{results}"),
+        (A, "<think>hm</think>Two."),
+    ]
+    check_dialogue(messages_of(row, "messages"))
+    old = {"conversations": [{"from": "function_call", "value": json.dumps([call])}]}
+    assert turns(old, "sharegpt") == [(A, written)]
+
+
+def test_weights_of_turns_and_rows() -> None:
+    """Would catch a weight on the wrong turn, or lost, or a dialogue that teaches nothing."""
+    ask, answer = {"role": U, "content": "a"}, {"role": A, "content": "b"}
+    row = {"messages": [ask, answer | {"weight": 0}, ask, answer | {"weight": 0.5}], "weight": 2}
+    messages = messages_of(row, "messages")
+    assert [one.get("weight", 1) for one in messages] == [1, 0, 1, 1]  # half of twice is one
+    plain = messages_of({"messages": [ask, answer, ask, answer]}, "messages")
+    assert not any("weight" in one for one in plain)
+    assert [one.get("weight") for one in weigh_earlier(plain, 0.25)] == [None, 0.25, None, None]
+    assert weigh_earlier(plain, 1) == plain
+    with pytest.raises(Rejected, match="nothing_to_learn"):
+        check_dialogue([ask, answer | {"weight": 0.0}])
+
+
+REAL_FILES = {  # format, rows, and why how many of them are set aside
+    "alpaca_zh_carbonz0/zh-data-part-00.json": ("alpaca", 10021, {"empty_answer": 6}),
+    "llamafactory/alpaca_en_demo.json": ("alpaca", 999, {}),
+    "llamafactory/alpaca_zh_demo.json": ("alpaca", 1000, {}),
+    "llamafactory/identity.json": ("alpaca", 91, {}),
+    "llamafactory/dpo_en_demo.json": ("preference", 300, {}),
+    "llamafactory/dpo_zh_demo.json": ("preference", 300, {}),
+    "llamafactory/v1_dpo_demo.jsonl": ("preference", 10, {}),
+    "llamafactory/kto_en_demo.json": ("messages", 300, {UNWANTED: 150}),
+    "llamafactory/glaive_toolcall_en_demo.json": ("sharegpt", 300, {}),
+    "llamafactory/glaive_toolcall_zh_demo.json": ("sharegpt", 300, {}),
+    "llamafactory/reason_tool_use_demo_50.jsonl": ("messages", 50, {}),
+    "llamafactory/v1_sft_demo.jsonl": ("messages", 500, {}),
+    "llamafactory/mllm_demo.json": ("messages", 6, {"needs_media": 6}),
+    "llamafactory/mllm_audio_demo.json": ("messages", 3, {"needs_media": 3}),
+    "llamafactory/mllm_video_demo.json": ("messages", 3, {"needs_media": 3}),
+    "llamafactory/mllm_video_audio_demo.json": ("messages", 3, {"needs_media": 3}),
+    "llamafactory/v1_multimodal_demo.jsonl": ("messages", 24, {"content_not_text": 24}),
+}
+
+
+def test_every_real_file(shared_data: Path) -> None:
     """Would catch a format that reads our own examples and not what people have."""
-    path = shared_data / "sft" / name
-    if not path.exists():
-        pytest.skip(f"{name} is not among the shared data")
-    assert detect_format(path) == format
-    text = path.read_text(encoding="utf-8")
-    values = (
-        json.loads(text) if path.suffix == ".json" else list(map(json.loads, text.splitlines()))
-    )
-    assert [row.value for row in read_file(path)] == values
-    bad = 0
-    for value in values:
-        try:
-            check_dialogue(messages_of(value, format))
-        except Rejected:
-            bad += 1
-    assert bad <= max_bad_share * len(values)
+    folder = shared_data / "sft"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.json*")}
+    no_dialogues = {"llamafactory/dataset_info.json", "llamafactory/c4_demo.jsonl"}
+    assert files - no_dialogues == REAL_FILES.keys()
+    for name, (format, num_rows, reasons) in REAL_FILES.items():
+        assert detect_format(folder / name) == format, name
+        set_aside: Counter[str] = Counter()
+        read = 0
+        for row in read_file(folder / name):
+            try:
+                check_dialogue(messages_of(row.value, format))
+                read += 1
+            except Rejected as error:
+                set_aside[str(error)] += 1
+        assert dict(set_aside) == reasons, name
+        assert read + sum(set_aside.values()) == num_rows, name
+    with pytest.raises(BadInput, match="no known format"):
+        detect_format(folder / "llamafactory/c4_demo.jsonl")

@@ -5,19 +5,23 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from etude_model.data.lm import IGNORED
+from etude_model.data.sft import SftRows
 from etude_model.tokenizer import Tokenizer
 from storage.artifact import ArtifactRef, Counts
 from storage.errors import BadInput
 from storage.formats.shards import Shard, open_shard
 from storage.formats.table import read_rows
 from storage.workspace import Workspace
+from tasks.format_sft.readers import detect_format, messages_of, read_file
+from tasks.format_sft.validate import language_of
 from tasks.shard.config import ShardConfig
 from tasks.shard.rows import token_dtype
 from tasks.shard.sft import check_mask, fit_dialogue
@@ -269,12 +273,112 @@ def test_long_dialogues_lose_their_oldest_turns(tokenizer: Tokenizer) -> None:
     fitted = fit_dialogue(row["messages"], tokenizer, len(whole) - 1)
     assert not isinstance(fitted, str)
     messages = row["messages"]
-    assert fitted == tokenizer.encode_dialogue([messages[0], *messages[3:]])
+    assert fitted[:2] == tokenizer.encode_dialogue([messages[0], *messages[3:]])
+    assert fitted[2] == [1.0] * sum(one["role"] == "assistant" for one in messages[3:])
     last = [messages[0], *messages[-2:]]
     width = len(tokenizer.encode_dialogue(last)[0])
-    assert fit_dialogue(messages, tokenizer, width) == tokenizer.encode_dialogue(last)
+    assert fit_dialogue(messages, tokenizer, width)[:2] == tokenizer.encode_dialogue(last)
     assert fit_dialogue(messages, tokenizer, width - 1) == "question_too_long"
     assert fit_dialogue(messages, tokenizer, 12) == "answer_too_long"
+
+
+def test_weights_go_with_their_answers(
+    tmp_path: Path, make_artifact: MakeRef, tokenizer_ref: ArtifactRef, tokenizer: Tokenizer
+) -> None:
+    """Would catch a weight one answer too early, on the question, or lost with an older turn."""
+    rows = [dialogue(number, 6, 2) for number in range(12)]
+    for number, row in enumerate(rows):
+        answers = [one for one in row["messages"] if one["role"] == "assistant"]
+        for place, answer in enumerate(answers):
+            answer["weight"] = (0, 0.5, None, number + 2.0)[(number + place) % 4]
+    workspace = Workspace.scratch(tmp_path / "w")
+    ref = make_artifact("dialogues", rows)
+    config = ShardConfig(context_length=512)
+    counts = shard_sft.run(
+        dialogues=ref, tokenizer=tokenizer_ref, config=config, workspace=workspace
+    )
+    assert counts.kept == 12
+    batches = SftRows(sorted(workspace.path.rglob("tokens.parquet")))
+    batch = batches.batch(np.arange(batches.num_rows))
+    assert batch.weights_BT is not None
+    found: dict[str, float] = {}
+    for targets, weights in zip(batch.targets_BT, batch.weights_BT, strict=True):
+        answer: list[int] = []
+        for target, weight in zip(targets.tolist(), weights.tolist(), strict=True):
+            if target == IGNORED:
+                assert weight == 1
+                continue
+            answer.append(target)
+            if target == tokenizer.im_end_id:
+                found[f"{tokenizer.decode(answer)}@{weight}"] = weight
+                answer = []
+    expected = {
+        f"{one['content']}@{1.0 if one['weight'] is None else one['weight']}"
+        for row in rows
+        for one in row["messages"]
+        if one["role"] == "assistant" and one["weight"] != 0
+    }
+    assert found.keys() == expected
+    silent = [one | {"weight": 0.0} for one in dialogue(1, 2, 2)["messages"]]
+    assert fit_dialogue(silent, tokenizer, 128) == "nothing_to_learn"
+
+
+REAL_DIALOGUES = (
+    "llamafactory/alpaca_en_demo.json", "llamafactory/alpaca_zh_demo.json",
+    "llamafactory/glaive_toolcall_en_demo.json", "llamafactory/glaive_toolcall_zh_demo.json",
+    "llamafactory/reason_tool_use_demo_50.jsonl", "llamafactory/dpo_zh_demo.json",
+)  # fmt: skip
+
+
+def test_real_dialogues_are_learned_answer_by_answer(
+    tmp_path: Path,
+    shared_data: Path,
+    make_artifact: MakeRef,
+    tokenizer_ref: ArtifactRef,
+    tokenizer: Tokenizer,
+) -> None:
+    """Would catch a role header learned, an end token not learned, an answer cut or off by one.
+
+    What is learned is read back from the packed shards: every run of targets is one whole answer
+    and its end token, in Chinese and in English, and every dialogue has at least one.
+    """
+    rows = []
+    for name in REAL_DIALOGUES:
+        path = shared_data / "sft" / name
+        format = detect_format(path)
+        for one in islice(read_file(path), 25):
+            messages = messages_of(one.value, format)
+            language = language_of(messages)
+            row = dialogue(len(rows), 2, 1) | {"messages": messages, "language": language}
+            rows.append(row | {"id": f"real:{len(rows)}", "split": "train"})
+    workspace = Workspace.scratch(tmp_path / "w")
+    ref = make_artifact("dialogues", rows)
+    config = ShardConfig(context_length=4096)
+    counts = shard_sft.run(
+        dialogues=ref, tokenizer=tokenizer_ref, config=config, workspace=workspace
+    )
+    assert counts.seen == len(rows) == counts.kept + sum(counts.dropped.values())
+    assert counts.kept > 0.6 * len(rows) and counts.metrics["shortened_dialogues"] > 0
+    answers = {
+        one["content"] for row in rows for one in row["messages"] if one["role"] == "assistant"
+    }
+    found = SftRows(sorted(workspace.path.rglob("tokens.parquet")))
+    batch = found.batch(np.arange(found.num_rows))
+    num_pieces = 0
+    for tokens, targets, segments in zip(
+        batch.tokens_BT.numpy(), batch.targets_BT.numpy(), batch.segments_BT.numpy(), strict=True
+    ):
+        for piece in range(segments.max() + 1):
+            own = np.flatnonzero(segments == piece)
+            learned = [int(one) for one in targets[own] if one != IGNORED]
+            assert learned and learned[-1] == tokenizer.im_end_id
+            assert tokenizer.im_end_id in tokens[own[-4:]]  # the end, then a line break
+            ends = [n for n, one in enumerate(learned) if one == tokenizer.im_end_id]
+            for start, end in pairwise([-1, *ends]):
+                assert tokenizer.decode(learned[start + 1 : end]) in answers
+            num_pieces += 1
+    assert num_pieces == counts.kept
+    assert set(found.languages) == {"en", "zh"}
 
 
 def test_a_wrong_mask_is_noticed(tokenizer: Tokenizer) -> None:
@@ -326,6 +430,7 @@ def test_pairs_are_rows(
             "page_id": number,
             "split": "validation" if number % 10 == 0 else "train",
             "source": "title-lead",
+            "query_page_id": number + number % 2,
             "query": f"question {number}",
             "positive": TEXTS["en"] * (number % 4 + 1),
         }
@@ -350,6 +455,9 @@ def test_pairs_are_rows(
     for shard in found.values():
         assert shard.metadata["format"] == "pairs" and shard.metadata["pad_id"] == 3
         articles = shard.extra("article").to_pylist()
+        numbers = [int(article.removeprefix("enwiki:")) for article in articles]
+        found_on = [f"enwiki:{number + number % 2}" for number in numbers]
+        assert shard.extra("query_article").to_pylist() == found_on
         queries, positives = shard.columns["query"], shard.columns["positive"]
         for article, query, positive in zip(articles, queries, positives, strict=True):
             assert tokenizer.decode(query) == f"question {article.removeprefix('enwiki:')}"

@@ -14,7 +14,7 @@ from storage.artifact import ArtifactRef, Counts
 from storage.errors import BadInput
 from storage.workspace import Workspace
 from tasks.train_tokenizer.config import TrainTokenizerConfig
-from tasks.train_tokenizer.task import train_tokenizer
+from tasks.train_tokenizer.task import identity, train_tokenizer
 from tasks.train_tokenizer.train import check_round_trip, is_sampled, language_budgets
 
 MakeRef = Callable[..., ArtifactRef]
@@ -147,3 +147,19 @@ def test_the_gate_sees_a_tokenizer_that_loses_text(tmp_path: Path, make_artifact
 
     with pytest.raises(AssertionError, match="not given back"):
         check_round_trip(Lossy(tmp_path / "a"), rows)
+
+
+def test_a_given_tokenizer_is_taken_as_it_is(tmp_path: Path, make_artifact: MakeRef) -> None:
+    """Would catch shards made with another vocabulary than the parent's, or a key without it."""
+    rows = [passage(number, ("en", "zh")[number % 2]) for number in range(40)]
+    passages = make_artifact("passages", rows)
+    _, learned = run(tmp_path / "learned", passages)
+    counts, taken = run(
+        tmp_path / "taken", passages, path=str(tmp_path / "learned"), vocab_size=999
+    )
+    assert taken.digest == learned.digest
+    assert (counts.seen, counts.metrics["vocab_size"]) == (40, 340)
+    given = TrainTokenizerConfig(path=str(tmp_path / "learned"))
+    assert identity(given) == learned.digest and identity(TrainTokenizerConfig()) == ""
+    with pytest.raises(BadInput, match="nowhere"):
+        identity(TrainTokenizerConfig(path=str(tmp_path / "nowhere")))
