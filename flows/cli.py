@@ -25,6 +25,7 @@ from tasks.environment import prepare
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from etude_model.inference.load import LoadedModel
     from flows.recipe import Stage
     from tasks.stage import StageResult
 
@@ -51,6 +52,12 @@ TopK = Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest of this mass.")]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 repeats less.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.")]
+AdapterNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", help="NAME=REF of a LoRA or a PEFT folder, or base for none; repeatable."
+    ),
+]
 
 
 def main() -> None:
@@ -307,20 +314,21 @@ def generate(
     top_p: TopP = 0.95,
     repetition_penalty: RepetitionPenalty = 1.1,
     seed: Seed = 0,
+    adapter: AdapterNames = None,
     json_: Json = False,
 ) -> None:
-    """Continue texts.
+    """Continue texts; with several adapters, each of them continues each text.
 
     Example: etude generate latest "The Moon is" "水是" --temperature 0.7
     """
-    from etude_model.inference.load import load_checkpoint
     from flows.talk import continue_texts, sampling
 
     settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
-    loaded = load_checkpoint(_checkpoint_folder(checkpoint))
-    texts = continue_texts(loaded, prompts, settings)
-    for prompt, text in [] if json_ else zip(prompts, texts, strict=True):
-        print(f"{prompt}{text['text']}\n")
+    loaded, names = _load(checkpoint, adapter)
+    texts = continue_texts(loaded, prompts, settings, names)
+    for text in [] if json_ else texts:
+        who = f"[{text['adapter']}] " if names else ""
+        print(f"{who}{text['prompt']}{text['text']}\n")
     _answer({"completions": texts}, json_)
 
 
@@ -334,18 +342,20 @@ def chat(
     top_p: TopP = 0.9,
     repetition_penalty: RepetitionPenalty = 1.1,
     seed: Seed = 0,
+    adapter: AdapterNames = None,
     json_: Json = False,
 ) -> None:
     """Talk with a checkpoint; lines come from the terminal or a pipe, an empty line ends it.
 
+    Of several adapters the first answers, and a line "/adapter NAME" calls another.
+
     Example: echo "What is the Moon?" | etude chat latest
     """
-    from etude_model.inference.load import load_checkpoint
     from flows.talk import dialogue, sampling
 
     settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
-    loaded = load_checkpoint(_checkpoint_folder(checkpoint))
-    messages = dialogue(loaded, settings, system=system, quiet=json_)
+    loaded, names = _load(checkpoint, adapter)
+    messages = dialogue(loaded, settings, system=system, quiet=json_, adapters=names)
     _answer({"messages": messages}, json_)
 
 
@@ -371,26 +381,115 @@ def embed(checkpoint: Checkpoint, json_: Json = False) -> None:
 
 
 @app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, release:latest, or a folder.")],
+    files: Annotated[list[Path], typer.Argument(help="Question files, folders, .txt files.")],
+    few_shot: Annotated[int, typer.Option(help="Worked examples before each question.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="First questions of each file.")] = None,
+    cut_long: Annotated[bool, typer.Option(help="Cut long prompts, as lm-eval does.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json_: Json = False,
+) -> None:
+    """Measure a model: C-Eval, CMMLU and HellaSwag files, bits per byte of texts.
+
+    Example: etude evaluate latest ceval/val book.txt --few-shot 5
+    """
+    from etude_model.evaluation.measure import MeasureOptions, lines, measure, open_model
+    from etude_model.training.precision import pick_device
+
+    options = MeasureOptions(few_shot, limit, cut_long)
+    loaded = open_model(_checkpoint_folder(checkpoint), device=str(pick_device(device)))
+    values = measure(loaded, files, options)
+    for line in [] if json_ else lines(values):
+        print(line)
+    _answer(values, json_)
+
+
+@app.command()
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
-    format_: Annotated[str, typer.Option("--format", help="hf or peft.")] = "hf",
+    format_: Annotated[str, typer.Option("--format", help="hf, gguf, embeddings or peft.")] = "hf",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16; for gguf also q8_0.")
+    ] = "float32",
     json_: Json = False,
 ) -> None:
     """Write a checkpoint in a format that other programs load.
 
-    Example: etude export latest ./my-model --format hf
+    hf is for transformers and vLLM, gguf for llama.cpp and Ollama, embeddings for
+    sentence-transformers; peft writes a LoRA's adapter alone.
+
+    Example: etude export latest ./my-model --format gguf --dtype q8_0
     """
+    from etude_model.export.embeddings import export_embeddings
+    from etude_model.export.gguf import export_gguf
     from etude_model.export.huggingface import export_huggingface
     from etude_model.export.peft import export_peft
 
-    writers = {"hf": export_huggingface, "peft": export_peft}
-    if format_ not in writers:
-        raise BadInput(f"--format {format_} is unknown; choose one of {', '.join(writers)}")
-    folder = writers[format_](_checkpoint_folder(checkpoint), out)
+    writers = {"hf": export_huggingface, "gguf": export_gguf, "embeddings": export_embeddings}
+    if format_ not in (*writers, "peft"):
+        names = ", ".join((*writers, "peft"))
+        raise BadInput(f"--format {format_} is unknown; choose one of {names}")
+    source = _checkpoint_folder(checkpoint)
+    if format_ == "peft":
+        folder = export_peft(source, out)
+    else:
+        folder = writers[format_](source, out, dtype=dtype)
     if not json_:
         print(folder)
     _answer({"folder": str(folder), "format": format_}, json_)
+
+
+@app.command("import")
+def import_(
+    model: Annotated[
+        Path, typer.Argument(help="A Hugging Face folder: Qwen3, Qwen3-MoE, Dots1, or PEFT's LoRA.")
+    ],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="A text file; the tokens it uses are kept first.")
+    ] = None,
+    vocab_size: Annotated[
+        int, typer.Option(help="Most ids of a foreign byte-level tokenizer to keep.")
+    ] = 65536,
+    base: Annotated[str, typer.Option(help="Of a LoRA: the checkpoint it belongs to.")] = "",
+    json_: Json = False,
+) -> None:
+    """Turn a Hugging Face model into a checkpoint, to talk to it or to train on from it.
+
+    A model's own vocabulary may be larger than what shards hold and small models need: what your
+    texts do not use is cut off.
+
+    Example: etude import ./Qwen3-0.6B ./parent --texts mine.txt --vocab-size 32768
+    """
+    from etude_model.export.import_huggingface import import_huggingface
+    from etude_model.export.peft import import_peft
+
+    if texts is not None and not texts.is_file():
+        raise BadInput(f"--texts {texts} is not there; give a text file in UTF-8")
+    if not base and (model / "adapter_config.json").is_file():
+        raise BadInput(f"{model} is a LoRA of PEFT; say to which checkpoint it belongs: --base REF")
+    if base:
+        folder = import_peft(model, _checkpoint_folder(base), out)
+    else:
+        lines = texts.open(encoding="utf-8", errors="replace") if texts is not None else ()
+        folder = import_huggingface(model, out, texts=lines, vocab_size=vocab_size)
+    if not json_:
+        print(folder)
+    _answer({"folder": str(folder)}, json_)
+
+
+def _load(checkpoint: str, adapters: list[str] | None) -> tuple[LoadedModel, list[str]]:
+    """Return the model a CKPT names with its adapters beside it, and the adapters' names."""
+    from etude_model.inference.load import load_checkpoint
+    from flows.talk import BASE, adapter_references
+
+    folder, references = _checkpoint_folder(checkpoint), adapter_references(adapters or [])
+    if not references:
+        return load_checkpoint(folder), []
+    folders = {name: _checkpoint_folder(ref) for name, ref in references.items() if name != BASE}
+    return load_checkpoint(folder, adapters=folders), list(references)
 
 
 def _checkpoint_folder(text: str) -> Path:

@@ -90,7 +90,8 @@ class Recipe(Config):
         if not self.fetch:  # not a length limit: the form would ask for it beside `base`
             raise BadInput("fetch is empty; name at least one dump, or a recipe as `base`")
         model = self.pretrain.build_model(self.train_tokenizer.vocab_size)
-        if self.shard.context_length > model.context_length:
+        has_own_shape = self.pretrain.parent is None  # a parent's shape is known when it is opened
+        if has_own_shape and self.shard.context_length > model.context_length:
             raise BadInput(
                 f"shard.context_length={self.shard.context_length} is more than the model's "
                 f"{model.context_length}; set pretrain.model.context_length="

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -12,8 +15,12 @@ from storage.errors import BadInput
 if TYPE_CHECKING:
     import numpy as np
 
+    from etude_model.inference.adapters import AdapterRows
     from etude_model.inference.generate import SamplingConfig
     from etude_model.inference.load import LoadedModel
+
+BASE = "base"  # among adapters: the model without any
+SWITCH = "/adapter"
 
 
 def sampling(
@@ -41,34 +48,65 @@ def sampling(
         raise BadInput(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
 
 
+def adapter_references(given: Sequence[str]) -> dict[str, str]:
+    """Return name -> reference of adapters given as NAME=REF or REF; `base` refers to none."""
+    references: dict[str, str] = {}
+    for text in given:
+        match = re.fullmatch(r"([\w-]+)=(.+)", text)
+        name, reference = match.groups() if match else (Path(text).name, text)
+        if name in references or (match and name == BASE):
+            raise BadInput(
+                f"--adapter {text}: the name {name} is taken; use --adapter OTHER={reference}"
+            )
+        references[name] = reference
+    return references
+
+
 def continue_texts(
-    loaded: LoadedModel, prompts: list[str], settings: SamplingConfig
+    loaded: LoadedModel, prompts: list[str], settings: SamplingConfig, adapters: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return what the model writes after each prompt, and why it stopped."""
+    """Return what the model writes after each prompt, and why it stopped.
+
+    With `adapters`, by name, each of them writes after each prompt, all in one batch.
+    """
     from etude_model.inference.generate import generate
 
     tokenizer = loaded.tokenizer
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    asked = [(prompt, name) for prompt in prompts for name in adapters or [BASE]]
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt, _ in asked]
     stops = {tokenizer.eos_id, tokenizer.im_end_id}
-    completions = generate(loaded.model, ids, settings, stop_ids=stops)
+    rows = _rows(loaded, [name for _, name in asked])
+    completions = generate(loaded.model, ids, settings, stop_ids=stops, adapters=rows)
     return [
         {
             "prompt": prompt,
+            **({"adapter": name} if adapters else {}),
             "text": tokenizer.decode(completion.token_ids),
             "finish_reason": completion.finish_reason,
         }
-        for prompt, completion in zip(prompts, completions, strict=True)
+        for (prompt, name), completion in zip(asked, completions, strict=True)
     ]
 
 
 def dialogue(
-    loaded: LoadedModel, settings: SamplingConfig, *, system: str, quiet: bool
+    loaded: LoadedModel,
+    settings: SamplingConfig,
+    *,
+    system: str,
+    quiet: bool,
+    adapters: Sequence[str] = (),
 ) -> list[dict[str, str]]:
-    """Answer line after line until an empty one; the oldest turns go when the context is full."""
+    """Answer line after line until an empty one; the oldest turns go when the context is full.
+
+    The first of `adapters` answers until a line "/adapter NAME" calls another.
+    """
     messages = [{"role": "system", "content": system}] if system else []
     is_terminal = sys.stdin.isatty()
+    adapter = adapters[0] if adapters else BASE
     if is_terminal and not quiet:
         print("An empty line ends the conversation.")
+        if adapters:
+            print(f"{SWITCH} NAME lets another answer: {', '.join(adapters)}")
     while True:
         try:
             line = input("> " if is_terminal and not quiet else "").strip()
@@ -76,15 +114,21 @@ def dialogue(
             break
         if not line:
             break
+        if adapters and line.partition(" ")[0] == SWITCH:
+            adapter = _switched(loaded, line.removeprefix(SWITCH).strip(), adapter)
+            continue
         messages.append({"role": "user", "content": line})
-        messages.append(
-            {"role": "assistant", "content": _answer(loaded, messages, settings, quiet)}
-        )
+        answer = _answer(loaded, messages, settings, quiet, adapter)
+        messages.append({"role": "assistant", "content": answer})
     return messages
 
 
 def _answer(
-    loaded: LoadedModel, messages: list[dict[str, str]], settings: SamplingConfig, quiet: bool
+    loaded: LoadedModel,
+    messages: list[dict[str, str]],
+    settings: SamplingConfig,
+    quiet: bool,
+    adapter: str,
 ) -> str:
     from etude_model.inference.generate import stream
     from etude_model.inference.text import TextStream
@@ -105,7 +149,8 @@ def _answer(
         ids, _ = tokenizer.encode_dialogue(shown, add_generation_prompt=True)
     stops = {tokenizer.eos_id, tokenizer.im_end_id}
     text, pieces = TextStream(tokenizer), []
-    for token in stream(loaded.model, ids, settings, stop_ids=stops):
+    rows = _rows(loaded, [adapter])
+    for token in stream(loaded.model, ids, settings, stop_ids=stops, adapters=rows):
         pieces.append(text.push(token))
         if not quiet:
             print(pieces[-1], end="", flush=True)
@@ -113,6 +158,23 @@ def _answer(
     if not quiet:
         print(pieces[-1], flush=True)
     return "".join(pieces).strip()
+
+
+def _switched(loaded: LoadedModel, name: str, before: str) -> str:
+    """Return the name of the adapter that answers from now on; an unknown one changes nothing."""
+    try:
+        _rows(loaded, [name])
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return before
+    return name
+
+
+def _rows(loaded: LoadedModel, names: list[str]) -> AdapterRows | None:
+    """Return which adapter each row uses; None where none is loaded."""
+    if loaded.adapters is None:
+        return None
+    return loaded.adapters.rows([None if name == BASE else name for name in names])
 
 
 def embed_lines(loaded: LoadedModel, lines: list[str]) -> np.ndarray:

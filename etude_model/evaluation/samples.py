@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from etude_model.evaluation.repetition import NGRAM, repeated_share
 from etude_model.inference.generate import SamplingConfig, generate
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
@@ -19,10 +21,11 @@ def sample_texts(
     *,
     as_dialogue: bool,
     sampling: SamplingConfig,
-) -> list[dict[str, str]]:
-    """Return [{"prompt", "text"}]: a continuation of each prompt, or an answer to it.
+) -> list[dict[str, Any]]:
+    """Return [{"prompt", "text", "finish_reason", "repetition"}]: a continuation of each prompt.
 
-    A prompt keeps its last tokens, half the context at most; what is written stops at the context.
+    As a dialogue it is an answer; "repetition" is the share of 4-grams that stood before. A prompt
+    keeps its last tokens, half the context at most; what is written stops at the context.
     """
     if as_dialogue:
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
@@ -36,6 +39,11 @@ def sample_texts(
     stops = {tokenizer.eos_id, tokenizer.im_end_id}
     written = generate(model, ids, sampling, stop_ids=stops)
     return [
-        {"prompt": prompt, "text": tokenizer.decode(one.token_ids)}
+        {
+            "prompt": prompt,
+            "text": tokenizer.decode(one.token_ids),
+            "finish_reason": one.finish_reason,
+            "repetition": round(repeated_share(one.token_ids, NGRAM), 4),
+        }
         for prompt, one in zip(prompts, written, strict=True)
     ]

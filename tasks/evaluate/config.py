@@ -28,6 +28,14 @@ class EvaluateConfig(Config):
     """Of answers, as `etude chat` has it: small models that take the likeliest token go round."""
     seed: int = Field(0, ge=0)
     """Decides the continuations."""
+    multiple_choice: tuple[str, ...] = ()
+    """Question files or folders in the formats of C-Eval, CMMLU or HellaSwag; `recipe:` works."""
+    few_shot: int = Field(0, ge=0, le=100)
+    """Worked examples before each question; more of them need a longer context."""
+    questions_per_file: int | None = Field(None, ge=1)
+    """Most questions of a file, the first ones; empty means all."""
+    cut_long_prompts: bool = False
+    """Cut a prompt that is too long on its left, as lm-eval does, instead of setting it aside."""
     batch_size: int = Field(32, ge=1, json_schema_extra={"key": False})
     """Rows computed at once; changes memory, and the result by rounding only."""
     device: str = Field("auto", json_schema_extra={"key": False})

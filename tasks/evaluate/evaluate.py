@@ -16,7 +16,9 @@ import numpy as np
 
 from storage.errors import BadInput
 from storage.files import read_json
+from tasks.evaluate.choices import answer_sets, read_sets
 from tasks.evaluate.config import EvaluateConfig
+from tasks.evaluate.measures import rounded
 from tasks.evaluate.prompts import (
     Prompts,
     dialogue_text,
@@ -29,22 +31,22 @@ if TYPE_CHECKING:
     from etude_model.data.lm import TokenRows
     from etude_model.data.pairs import PairRows
     from etude_model.data.sft import SftRows
+    from etude_model.evaluation.questions import QuestionSet
     from etude_model.inference.load import LoadedModel
 
 CHAT_STAGES = ("sft", "lora")
-NGRAM = 4
-DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The validation rows, and the prompts that every checkpoint gets, by language."""
+    """The validation rows, and what every checkpoint is asked: prompts by language, questions."""
 
     text: TokenRows
     dialogues: SftRows
     pairs: PairRows
     text_prompts: Prompts
     questions: Prompts
+    multiple_choice: list[QuestionSet]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Evaluation:
     training: dict[str, Any]
     metrics: dict[str, float]
     samples: list[Sample]
+    multiple_choice: dict[str, dict[str, Any]]
+    """By set: the accuracies with their intervals, by subject too, and what was set aside."""
 
 
 def open_held_out(
@@ -97,7 +101,8 @@ def open_held_out(
                 "shard again with the checkpoints' tokenizer"
             )
     beginnings = text_prompts(lm, config.num_samples, config.prompt_tokens)
-    return HeldOut(lm, sft, couples, beginnings, questions(sft, config.num_answers))
+    asked = questions(sft, config.num_answers)
+    return HeldOut(lm, sft, couples, beginnings, asked, read_sets(config))
 
 
 def evaluate_checkpoint(
@@ -106,6 +111,7 @@ def evaluate_checkpoint(
     """Return the figures and samples of one checkpoint folder, an adapter merged."""
     import torch
 
+    from etude_model.evaluation.repetition import writing_figures
     from etude_model.inference.load import load_checkpoint
     from etude_model.training.precision import pick_device
 
@@ -117,20 +123,24 @@ def evaluate_checkpoint(
             for metric, value in _bits(loaded, held_out.dialogues, config).items()
         }
         metrics |= _retrieval(loaded, held_out.pairs, config)
+        choices = answer_sets(loaded, held_out.multiple_choice, config)
+    for figure in ("acc", "acc_norm"):
+        metrics |= {f"{figure}/{set}": one[figure] for set, one in choices.items() if figure in one}
     is_chat = loaded.stage in CHAT_STAGES
     samples, written = _write(loaded, held_out, config, name, is_chat=is_chat)
-    if is_chat and samples:
-        ended = [sample.finish_reason == "stop" for sample in samples]
-        metrics["answers_ended"] = sum(ended) / len(ended)
-    if written:
-        metrics["repetition"] = sum(map(repetition, written)) / len(written)
+    ended = [sample.finish_reason == "stop" for sample in samples]
+    figures = writing_figures(written, ended)
+    if "ended" in figures:
+        metrics["answers_ended" if is_chat else "texts_ended"] = figures.pop("ended")
+    metrics |= figures
     return Evaluation(
         name,
         loaded.stage,
         loaded.config.num_parameters,
         read_json(folder / "training.json"),
-        {metric: round(value, DIGITS) for metric, value in metrics.items()},
+        rounded(metrics),
         _first_of_each(samples, config.num_samples),
+        choices,
     )
 
 
@@ -144,20 +154,12 @@ def checkpoint_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def repetition(token_ids: Sequence[int]) -> float:
-    """Return the share of 4-grams that stood before (seq-rep-4 of Welleck et al. 2020)."""
-    grams = [tuple(token_ids[at : at + NGRAM]) for at in range(len(token_ids) - NGRAM + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def chance(num_pairs: int) -> dict[str, float]:
     """Return what a random ranking of `num_pairs` reaches; empty without pairs."""
     if not num_pairs:
         return {}
     places = range(1, min(10, num_pairs) + 1)
-    figures = {
-        "recall@1": 1 / num_pairs,
-        "recall@10": len(places) / num_pairs,
+    figures = {f"recall@{cut}": min(cut, num_pairs) / num_pairs for cut in (1, 5, 10)} | {
         "mrr@10": sum(1 / place for place in places) / num_pairs,
     }
     return {metric: round(value, 6) for metric, value in figures.items()}
@@ -179,13 +181,19 @@ def _bits(loaded: LoadedModel, rows: TokenRows, config: EvaluateConfig) -> dict[
         return {}
     _check_context(rows.context_length, loaded)
     batches = validation_batches(rows, num_rows=config.num_rows, batch_size=config.batch_size)
-    return bits_per_byte(loaded.model, batches, loaded.tokenizer.token_bytes)
+    tokenizer = loaded.tokenizer
+    return bits_per_byte(
+        loaded.model,
+        batches,
+        tokenizer.token_bytes,
+        token_characters=tokenizer.token_characters,
+    )
 
 
 def _retrieval(loaded: LoadedModel, pairs: PairRows, config: EvaluateConfig) -> dict[str, float]:
     import torch
 
-    from etude_model.evaluation.retrieval import retrieval_metrics
+    from etude_model.evaluation.retrieval import positive_ranks, rank_metrics
     from etude_model.inference.embed import embed
 
     count = min(config.num_pairs, pairs.num_rows)
@@ -198,8 +206,8 @@ def _retrieval(loaded: LoadedModel, pairs: PairRows, config: EvaluateConfig) -> 
         batch = batch.to(loaded.model.output_weight.device)
         queries = embed(loaded.model, batch.query_BT, batch.query_lengths_B)
         positives = embed(loaded.model, batch.positive_BT, batch.positive_lengths_B)
-        parts.append((queries, positives, batch.articles_B))
-    return retrieval_metrics(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        parts.append((queries, positives, batch.articles_B, batch.query_articles_B))
+    return rank_metrics(positive_ranks(*(torch.cat(part) for part in zip(*parts, strict=True))))
 
 
 def _check_context(context_length: int, loaded: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""evaluations -> report.json, report.md, samples.json and pictures.
+"""evaluations -> report.json, report.md, samples.json.
 
 The same evaluations give the same bytes: no time, no path, keys in a fixed order.
 """
@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from tasks.evaluate.evaluate import Evaluation, Sample
+from tasks.evaluate.measures import MEANINGS, metric_names, table_head, with_change
 
-FORMAT = 1
-MEANINGS = {
-    "bits_per_byte": "bits per byte of held-out text, lower is better",
-    "sft_bits_per_byte": "bits per byte of held-out answers, lower is better",
-    "recall@1": "the right passage is ranked first",
-    "recall@10": "the right passage is among the first ten",
-    "mrr@10": "mean of 1 / rank, ranks beyond ten count 0",
-    "answers_ended": "share of answers (likeliest token, chat's penalty) that end by themselves",
-    "repetition": "share of repeated 4-grams in what was written",
-}
+FORMAT = 2
+BASELINES = ("bm25", "input_embeddings")
 
 
 def report_values(
@@ -51,6 +44,7 @@ def report_values(
                 "num_parameters": one.num_parameters,
                 "training": one.training,
                 "metrics": one.metrics,
+                "multiple_choice": one.multiple_choice,
             }
             for one, digest in zip(evaluations, digests, strict=True)
         ],
@@ -62,24 +56,31 @@ def report_markdown(report: Mapping[str, Any], samples: Sequence[Sample]) -> str
     checkpoints, chance = report["checkpoints"], report["chance"]
     names = [one["name"] for one in checkpoints]
     metrics = metric_names([one["metrics"] for one in checkpoints])
-    lines = ["# Evaluation", "", *_table_head(["measure", *names, "chance"])]
+    lines = ["# Evaluation", "", *table_head(["measure", *names, "chance"])]
     for metric in metrics:
-        cells = [_number(one["metrics"].get(metric)) for one in checkpoints]
+        values = [one["metrics"].get(metric) for one in checkpoints]
+        cells = [with_change(metric, value, None) for value in values[:1]]
+        cells += [with_change(metric, value, before) for before, value in pairwise(values)]
         lines.append(f"| {metric} | {' | '.join(cells)} | {_number(chance.get(metric))} |")
-    lines += [""] + [
-        f"- {name}: {meaning}" for name, meaning in MEANINGS.items() if name in metrics
-    ]
+    if len(checkpoints) > 1:
+        lines += ["", "In brackets: the change from the checkpoint before, ▲ better, ▼ worse."]
+    stems = {metric.split("/")[0] for metric in metrics}
+    lines += [""] + [f"- {name}: {meaning}" for name, meaning in MEANINGS.items() if name in stems]
     if report["num_pairs"]:
         lines.append(f"- retrieval ranks {report['num_pairs']:,} passages for each query")
+    lines += _choice_lines(checkpoints)
     lines += ["", "## What each training changed", ""]
-    lines += _table_head(["checkpoint", "steps", "tokens", "measure", "before", "after"])
+    lines += table_head(["checkpoint", "steps", "tokens", "measure", "before", "after"])
     for one in checkpoints:
         training = one["training"]
         before, after = (training.get("evaluations", {}).get(k, {}) for k in ("before", "after"))
         for metric in metric_names([before, after]):
+            if _is_of_a_source(metric):
+                continue
             cells = [one["name"], f"{training['steps']:,}", f"{training['tokens_seen']:,}", metric]
             cells += [_number(before.get(metric)), _number(after.get(metric))]
             lines.append(f"| {' | '.join(cells)} |")
+    lines += _source_lines(checkpoints)
     if samples:
         lines += ["", "## Samples", ""]
     for sample in samples:
@@ -89,49 +90,77 @@ def report_markdown(report: Mapping[str, Any], samples: Sequence[Sample]) -> str
     return "\n".join(lines).rstrip() + "\n"
 
 
-def metric_names(all_metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return every metric that occurs, in the order of MEANINGS, a language after the whole."""
-    order = list(MEANINGS)
-    found = {name for metrics in all_metrics for name in metrics}
-
-    def place(name: str) -> tuple[int, str]:
-        stem = name.split("/")[0]
-        return (order.index(stem) if stem in order else len(order), name)
-
-    return sorted(found, key=place)
-
-
 def samples_json(samples: Sequence[Sample]) -> list[dict[str, str]]:
     """Return samples.json."""
     return [asdict(sample) for sample in samples]
 
 
-def draw_bits_per_byte(path: Path, report: Mapping[str, Any]) -> None:
-    """Draw bits per byte as bars, a group per checkpoint, one bar per kind and language."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _choice_lines(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the section on multiple choice: accuracies, what they are worth, what was left out."""
+    asked = [
+        (name, one["name"], result)
+        for one in checkpoints
+        for name, result in one["multiple_choice"].items()
+    ]
+    if not asked:
+        return []
+    lines = ["", "## Multiple choice", ""]
+    head = [
+        "set",
+        "checkpoint",
+        "questions",
+        "acc",
+        "95 %",
+        "acc_norm",
+        "95 %",
+        "chance",
+        "verdict",
+    ]
+    lines += table_head(head)
+    set_aside: dict[str, None] = {}  # a set without duplicates that keeps its order
+    for name, checkpoint, result in sorted(asked, key=lambda one: one[0]):
+        cells = [name, checkpoint, f"{result['num_questions']:,}"]
+        if "acc" in result:
+            for key in ("acc", "acc_norm"):
+                low, high = result[f"{key}_interval"]
+                cells += [_number(result[key]), f"{low:.3f} to {high:.3f}"]
+            cells += [_number(result["chance"]), _above_chance(result)]
+        lines.append(f"| {' | '.join(cells + [''] * (len(head) - len(cells)))} |")
+        for reason, number in result["set_aside"].items():
+            set_aside[f"- {name}: {number:,} rows set aside, {reason}"] = None
+    return [*lines, *([""] if set_aside else []), *set_aside]
 
-    checkpoints = report["checkpoints"]
-    every = metric_names([one["metrics"] for one in checkpoints])
-    series = [metric for metric in every if metric.split("/")[0].endswith("bits_per_byte")]
-    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    width = 0.8 / max(1, len(series))
-    for number, metric in enumerate(series):
-        places = [index - 0.4 + (number + 0.5) * width for index in range(len(checkpoints))]
-        values = [one["metrics"].get(metric, 0.0) for one in checkpoints]
-        axes.bar(places, values, width, label=metric)
-    axes.set(title="Held-out data, lower is better", ylabel="bits per byte")
-    axes.set_xticks(range(len(checkpoints)), [one["name"] for one in checkpoints])
-    axes.grid(axis="y", alpha=0.3)
-    if series:
-        figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+def _is_of_a_source(metric: str) -> bool:
+    stem, _, rest = metric.partition("/")
+    return stem in BASELINES or (bool(rest) and stem.startswith(("recall@", "mrr@")))
 
 
-def _table_head(names: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+def _source_lines(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return recall@10 by source of the pairs, as training measured it, beside the baselines."""
+    lines = []
+    for one in checkpoints:
+        evaluations = one["training"].get("evaluations", {})
+        before, after = (evaluations.get(when, {}) for when in ("before", "after"))
+        for metric in metric_names([after]) if f"{BASELINES[0]}/recall@10" in after else []:
+            if metric.split("/")[0] != "recall@10":
+                continue
+            source = metric.partition("/")[2] or "all"
+            cells = [one["name"], source, _number(before.get(metric))]
+            cells.append(with_change(metric, after[metric], before.get(metric)))
+            cells += [_number(after.get(f"{baseline}/{metric}")) for baseline in BASELINES]
+            lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    names = ["checkpoint", "source", "before", "after", "BM25", "mean input embedding"]
+    return ["", "## Retrieval by source, recall@10", "", *table_head(names), *lines]
+
+
+def _above_chance(result: Mapping[str, Any]) -> str:
+    low, high = result["acc_interval"]
+    if low > result["chance"]:
+        return "above chance"
+    return "below chance" if high < result["chance"] else "no different from chance"
 
 
 def _number(value: float | None) -> str:

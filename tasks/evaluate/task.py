@@ -8,8 +8,11 @@ import shutil
 from etude_model.tokenizer import Tokenizer
 from storage.artifact import ArtifactRef, Counts, canonical_json
 from storage.files import write_json
+from storage.store import Store
 from storage.workspace import Workspace
 from tasks import tracking
+from tasks.evaluate.champion import champion_markdown, newest_release
+from tasks.evaluate.choices import question_identity
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.evaluate import (
     Evaluation,
@@ -19,16 +22,12 @@ from tasks.evaluate.evaluate import (
     num_pairs_ranked,
     open_held_out,
 )
-from tasks.evaluate.report import (
-    draw_bits_per_byte,
-    report_markdown,
-    report_values,
-    samples_json,
-)
+from tasks.evaluate.pictures import draw_all, draw_changes
+from tasks.evaluate.report import report_markdown, report_values, samples_json
 from tasks.stage import stage
 
 
-@stage("evaluate", version=1, kind="report")
+@stage("evaluate", version=2, kind="report", identity=question_identity)
 def evaluate(
     checkpoints: list[ArtifactRef],
     lm_shards: ArtifactRef,
@@ -54,6 +53,7 @@ def evaluate(
     workspace.progress(len(checkpoints), len(checkpoints), "checkpoints")
     num_pairs = num_pairs_ranked(held_out, config)
     data = [ref.digest for ref in (lm_shards, sft_shards, pair_shards, tokenizer)]
+    data.append(question_identity(config))
     read = canonical_json({"data": data, "config": config.key_dict()})
     report = report_values(
         evaluations,
@@ -67,9 +67,17 @@ def evaluate(
     write_json(workspace.path / "samples.json", samples_json(samples))
     text = report_markdown(report, samples)
     (workspace.path / "report.md").write_text(text, encoding="utf-8")
-    for name in ("report.md", "samples.json"):  # MLflow and Prefect show what lies in logs
-        shutil.copyfile(workspace.path / name, workspace.logs / name)
-    draw_bits_per_byte(workspace.logs / "bits_per_byte.png", report)
+    # MLflow and Prefect show what lies in logs.
+    shutil.copyfile(workspace.path / "samples.json", workspace.logs / "samples.json")
+    draw_all(workspace.logs, report["checkpoints"])
+    champion = newest_release(Store())
+    if champion is not None and evaluations:
+        text += "\n" + champion_markdown(champion, report)
+        last = report["checkpoints"][-1]
+        title = f"{champion['model_name']} (newest release) to {last['name']}"
+        step = (title, champion["metrics"], last["metrics"])
+        draw_changes(workspace.logs / "changes-from-release.png", [step])
+    (workspace.logs / "report.md").write_text(text, encoding="utf-8")
     run = tracking.current()
     if run and samples:
         rows = samples_json(samples)

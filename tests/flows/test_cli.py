@@ -13,8 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    "run", "stage", "extract", "ls", "show", "generate", "chat", "embed", "export", "up", "down",
-    "status", "recover",
+    "run", "stage", "extract", "ls", "show", "generate", "chat", "embed", "export", "import", "up",
+    "down", "status", "recover",
 )  # fmt: skip
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">
 <siteinfo><sitename>T</sitename><dbname>testwiki</dbname><base>https://t.example/wiki/Main</base>
@@ -72,6 +72,7 @@ def test_every_command_shows_an_example(command: str, tmp_path: Path) -> None:
         (["ls", "nouns"], "unknown kind 'nouns'"),
         (["generate", "latest", "x"], "no artifact 'latest'"),
         (["export", "latest", "x", "--format", "exe"], "--format exe is unknown"),
+        (["import", "nowhere", "x"], "nowhere is not a whole model folder, it lacks config.json"),
         (["run", "--nothing"], "No such option"),
         (["nothing"], "No such command"),
     ],

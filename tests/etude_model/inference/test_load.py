@@ -71,6 +71,45 @@ def test_an_adapter_is_merged_or_kept_beside(folder: Path, model: Etude) -> None
             torch.testing.assert_close(loaded.model(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
 
 
+def test_adapters_by_name_stand_in_for_the_checkpoint_s_own(
+    folder: Path, model: Etude, tmp_path: Path
+) -> None:
+    """Catches an own adapter that is merged below the others, and a foreign one that is taken."""
+    names = {}
+    for number in (1, 2):
+        torch.manual_seed(number)
+        trained = load_checkpoint(folder).model
+        add_lora(trained, LoraConfig(rank=number))
+        with torch.no_grad():
+            for module in trained.modules():
+                if isinstance(module, LoraLinear):
+                    module.lora_B.weight.normal_(0, 0.2)
+        names[f"number-{number}"] = tmp_path / f"adapter-{number}"
+        save_lora(trained, names[f"number-{number}"], LoraConfig(rank=number))
+    own = shutil.copytree(folder, tmp_path / "own")
+    for path in names["number-1"].iterdir():
+        shutil.copyfile(path, own / path.name)
+    loaded = load_checkpoint(own, adapters=names)
+    assert loaded.adapters is not None and loaded.adapters.names == list(names)
+    assert load_checkpoint(folder).adapters is None
+    with torch.no_grad():
+        assert torch.equal(loaded.model(TOKENS), model(TOKENS))
+        merged = load_checkpoint(own).model(TOKENS)
+        with loaded.adapters.rows(["number-1"]).applied():
+            torch.testing.assert_close(loaded.model(TOKENS), merged, atol=1e-5, rtol=1e-5)
+    other = write(tmp_path / "other", Etude(model.config), folder / "tokenizer.model")
+    with pytest.raises(BadInput, match="adapter-1 was trained on base weights"):
+        load_checkpoint(other, adapters=names)
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Catches a checkpoint that makes its reader open any file of the machine."""
+    elsewhere = shutil.move(folder / "model.safetensors", tmp_path / "weights")
+    (folder / "model.safetensors").symlink_to(elsewhere)
+    with pytest.raises(BadInput, match=r"is a link to .*weights, outside"):
+        load_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "model.safetensors", "tokenizer.model", "training.json"]
 )

@@ -6,7 +6,6 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from storage.formats.shards import write_shard
 from storage.workspace import Workspace
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.task import evaluate
+from tasks.shard.rows import Piece, write_rows
 from tasks.train_tokenizer.train import train_model
 
 CONTEXT = 128
@@ -117,9 +117,15 @@ def write_checkpoint(
     return folder
 
 
-def pack(rows: Sequence[Sequence[int]], fill: int, width: int = CONTEXT) -> list[list[int]]:
+def pack(rows: Sequence[Sequence[int]], fill: int, width: int) -> list[list[int]]:
     """Return the rows filled up to one width."""
     return [[*row, *[fill] * (width - len(row))] for row in rows]
+
+
+def write_tokens(folder: Path, tokenizer: Tokenizer, format: str, pieces: list[Piece]) -> None:
+    """Write a shard as the room does."""
+    folder.mkdir(parents=True)
+    write_rows(folder, pieces, tokenizer, width=CONTEXT, format=format)
 
 
 @dataclass(frozen=True)
@@ -150,27 +156,6 @@ class House:
         return counts, workspace.path
 
 
-def write_rows(
-    folder: Path,
-    tokenizer: Tokenizer,
-    format: str,
-    rows: dict[str, list[list[list[int]]]],
-    masks: dict[str, list[list[list[int]]]] | None = None,
-) -> None:
-    """Write rows of pieces, by language, as one shard."""
-    folder.mkdir(parents=True)
-    flat = [(language, row) for language, some in rows.items() for row in some]
-    tokens = pack([[id for piece in row for id in piece] for _, row in flat], 3)
-    columns = {"tokens": np.array(tokens, dtype=np.uint16)}
-    if masks:
-        marks = [list(chain.from_iterable(row)) for some in masks.values() for row in some]
-        columns["mask"] = np.array(pack(marks, 0), dtype=np.uint8)
-    lengths = pa.array([[len(piece) for piece in row] for _, row in flat], pa.list_(pa.int32()))
-    extra = pa.table({"language": [language for language, _ in flat], "segments": lengths})
-    metadata = {"format": format, "context_length": CONTEXT, "tokenizer": tokenizer.digest}
-    write_shard(folder / "tokens.parquet", columns, extra, metadata | {"pad_id": 3})
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     """Four checkpoints, shards of three kinds with a validation part each."""
@@ -179,26 +164,25 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     tokenizer = write_tokenizer(root / "tokenizer")
     draw = random.Random(1)
     texts = {language: [sentence(draw, language) for _ in range(9)] for language in WORDS}
-    pieces = {
-        language: [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in some]
-        for language, some in texts.items()
-    }
-    rows = {
-        language: [[*some[:2]], *[[one] for one in some[2:]]] for language, some in pieces.items()
-    }
-    write_rows(root / "lm" / "validation-00000", tokenizer, "lm", rows)
-    write_rows(root / "lm" / "train-00000", tokenizer, "lm", {"de": rows["en"]})  # never looked at
-    spoken = {
-        language: [tokenizer.encode_dialogue(dialogue(*turns)) for turns in some]
+    for number in range(8):  # parts of a row a language; the first row holds two texts
+        pieces = [
+            Piece(language, np.array(tokenizer.encode_whole(text), np.uint16))
+            for language, some in texts.items()
+            for text in (some[:2] if number == 0 else some[number + 1 : number + 2])
+        ]
+        write_tokens(root / "lm" / f"validation-0000{number}", tokenizer, "lm", pieces)
+    never_read = [Piece("de", np.array(tokenizer.encode_whole("city"), np.uint16))]
+    write_tokens(root / "lm" / "train-00000", tokenizer, "lm", never_read)
+    spoken = [
+        (language, *tokenizer.encode_dialogue(dialogue(*turns)))
         for language, some in DIALOGUES.items()
-    }
-    write_rows(
-        root / "sft" / "validation-00000",
-        tokenizer,
-        "sft",
-        {language: [[ids for ids, _ in some]] for language, some in spoken.items()},
-        {language: [[mask for _, mask in some]] for language, some in spoken.items()},
-    )
+        for turns in some
+    ]
+    pieces = [
+        Piece(language, np.array(ids, np.uint16), np.array(mask, np.uint8))
+        for language, ids, mask in spoken
+    ]
+    write_tokens(root / "sft" / "validation-00000", tokenizer, "sft", pieces)
     columns: dict[str, list[list[int]]] = {"query": [], "positive": []}
     for _ in range(30):
         text = sentence(draw, "en")
