@@ -63,6 +63,12 @@ ENGLISH = [
     ("comments", "a<!-- x -->b<!-- to the end", "ab"),
     ("table in a table", "a\n{| class=x\n| b\n{|\n| c\n|}\n|}\nd", "a\n\nb\n\nc\n\nd"),
     ("table without end", "a\n{| class=x\n| b\n\nd", "a\n\nb\n\nd"),
+    (
+        "cells that show nothing",
+        "{|\n! A !! B !! C\n|-\n|x=1|{{box}}||y=2|2||3\n|-\n|4||||5\n|}",
+        "| A | B | C |\n| --- | --- | --- |\n| | 2 | 3 |\n| 4 | | 5 |",
+    ),
+    ("a bar without a table", "a\n| class=x | b\n| align=x | c", "a class=x | b c"),
     ("table in a template", "{{box|\n{|\n|a\n|}}}\nd", "d"),
     ("template without end", "{{Infobox\n| a = b\n\nProse.", "Prose."),
     ("template end without start", "a}} b", "a b"),
