@@ -31,7 +31,10 @@ _HATNOTE = re.compile(rf"=[ \t]*+\n{_HATNOTE_LINES}")
 _INDENTED = re.compile(
     rf"\n{INDENT}[ \t]*+[^\s{BREAK}{OPEN}{ROW}][^\n]*+(?:\n{INDENT}[ \t]*+\S[^\n]*+)*+"
 )
-_TABLE_REST = re.compile(r"\{\||\|\}|\|-|\|\||!!|[!|] ")
+_ATTRIBUTE = re.compile(  # of a cell; other words before a bar are words
+    "(?:align|bgcolor|colspan|height|nowrap|rowspan|scope|style|valign|width) *="
+)
+_TABLE_REST = re.compile(rf"\{{\||\|\}}|\|-|\|\||!!|[!|](?: |(?={_ATTRIBUTE.pattern}))")
 _BLOCK = re.compile("\ue01e[0-9]+\ue01f")
 _STOPS, _WIDE_STOPS = frozenset(",;."), frozenset("，、；。")
 _TERM = re.compile(r"[ \t]+:[ \t]*|:[ \t]+")
@@ -220,7 +223,7 @@ class _Blocks:
                 self.lines.append(rest)
         elif first in "{|!" and (rest_of_table := _TABLE_REST.match(line)):
             words = line[rest_of_table.end() :]
-            if "=" in words:  # attributes
+            if _ATTRIBUTE.search(words):
                 words = words.partition("|")[2]
             if words := words.strip():
                 self._begin("")

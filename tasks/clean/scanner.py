@@ -363,7 +363,7 @@ class _Walk:
             if not value:
                 continue
             key = " ".join(name.replace("_", " ").split())
-            value = value.replace(BREAK, "\n")
+            value = external_links(value.replace(BREAK, "\n"))
             lines = [tidy(line.lstrip("*#:; ")).strip(", ") for line in value.split("\n")]
             words = ", ".join(line for line in lines if line)
             if key and len(words) <= MAX_FACT_CHARS and is_fact(key, words):

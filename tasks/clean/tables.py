@@ -23,7 +23,10 @@ TableStyle = Literal["markdown", "tsv", "drop"]
 MAX_CELL_CHARS = 600
 MAX_DEPTH = 12
 _OPEN = re.compile(rf"[ \t:*#;{INDENT}]*+\{{\|")
-_CELLS, _HEADER_CELLS = re.compile(r"\|\|"), re.compile(r"\|\||!!")
+_CELL = (
+    r"\|\|(?!\|(?!\|))"  # of three bars, where a template showed nothing, the first ends attributes
+)
+_CELLS, _HEADER_CELLS = re.compile(_CELL), re.compile(rf"{_CELL}|!!")
 _LIST_MARKS = re.compile(r"[*#:;]+[ \t]*")
 _BLANK = f" \t{INDENT}"
 _LETTER = re.compile(r"\w")

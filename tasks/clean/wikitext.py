@@ -104,6 +104,7 @@ def parse_page(
     if converter is not None:
         for note in page.notes:
             rules = converter.with_note(rules, note.positional, note.named)
+        sections[0].title = rules.title or title
         _convert(sections, page, lambda one: converter.convert(one, rules))
     if shelf.pieces:
         _restore(sections, page)

@@ -63,6 +63,12 @@ ENGLISH = [
     ("comments", "a<!-- x -->b<!-- to the end", "ab"),
     ("table in a table", "a\n{| class=x\n| b\n{|\n| c\n|}\n|}\nd", "a\n\nb\n\nc\n\nd"),
     ("table without end", "a\n{| class=x\n| b\n\nd", "a\n\nb\n\nd"),
+    (
+        "cells that show nothing",
+        "{|\n! A !! B !! C\n|-\n|x=1|{{box}}||y=2|2||3\n|-\n|4||||5\n|}",
+        "| A | B | C |\n| --- | --- | --- |\n| | 2 | 3 |\n| 4 | | 5 |",
+    ),
+    ("a bar without a table", "a\n| class=x | b\n| align=x | c", "a class=x | b c"),
     ("table in a template", "{{box|\n{|\n|a\n|}}}\nd", "d"),
     ("template without end", "{{Infobox\n| a = b\n\nProse.", "Prose."),
     ("template end without start", "a}} b", "a b"),
@@ -125,7 +131,7 @@ CHINESE = [
     ("labels", "{{le|甲|A|乙}}、{{link-ja|丙|B|d=丁}}", "乙、丁"),
     ("doubled stops", "有{{x}}，{{y}}、{{z}}。", "有。"),
     ("variants", "-{zh-hans:计算机;zh-hant:電腦}-用-{zh-tw:軟體;zh-cn:软件;}-", "计算机用软件"),
-    ("hidden variants", "甲-{H|zh-cn:a;zh-tw:b}-{{NoteTA|G1=IT}}乙-{T|zh:x}-", "甲乙"),
+    ("hidden variants", "甲-{H|zh-cn:a;zh-tw:b}-{{NoteTA|G1=IT}}乙-{T|zh:T}-", "甲乙"),
     ("raw variants", "-{R|原文}--{平凡}-", "原文平凡"),
     ("template in variants", "-{{{lang|en|X}}}-", "X"),
     ("nested variants", "-{zh-hans:甲;zh-hant:-{zh-cn:乙;zh-tw:丙}-}-", "甲"),
@@ -201,7 +207,7 @@ def test_columns_beside_the_text() -> None:
     """Catches links to categories and files, raw markup in facts, and lost categories."""
     document = parse(
         "{{Infobox city|name=Bonn|area={{convert|141|km2}}|born={{birth date|1950|1|2}}<br>[[Ulm]]"
-        "|image=x.jpg|arms=y.png|empty=}}"
+        "|image=x.jpg|arms=y.png|empty=|website=[http://x.y Bonn.de]|map=[http://x.y/z]}}"
         "'''Bonn''' is in [[germany#West|Germany]], [[germany]], [[:fr:Bonn]]."
         "[[Category:Cities|Bonn]] [[category:Old_towns]]<math>x</math>{{unreferenced}}{{city-stub}}"
     )
@@ -211,6 +217,7 @@ def test_columns_beside_the_text() -> None:
         "name": "Bonn",
         "area": "141 km² (54 sq mi)",
         "born": "January 2, 1950, Ulm",
+        "website": "Bonn.de",
     }
     assert document.flags == ["maintenance", "math", "stub"]
     assert document.kind == "stub"
@@ -296,3 +303,10 @@ def test_every_language_is_usable() -> None:
         site = Site.of(code)
         assert site.stop_sections and "" not in site.stop_sections
         assert "file" in site.files and "category" in site.categories
+
+
+def test_a_page_may_say_its_title() -> None:
+    """Catches a title shown in the script of the page's name, where the page gives another."""
+    site = Site.of("zh")
+    for rule in ("{{NoteTA|T=zh-hans:计算机;zh-hant:電腦}}", "-{T|zh-hans:计算机;zh-hant:電腦}-"):
+        assert parse_page(f"{rule}電腦。", title="電腦", site=site).text == "# 计算机\n\n电脑。"
