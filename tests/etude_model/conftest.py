@@ -202,7 +202,7 @@ SMALL = {
     "precision": "float32",
 }
 OWN: dict[str, dict[str, Any]] = {
-    "pretrain": {"document_mask": True},
+    "pretrain": {"document_mask": True, "optimizer": "adamw"},
     "semantic": {"pair_batch_size": 8, "matryoshka_dims": [8], "evaluation_pairs": 16},
     "sft": {},
     "lora": {"lora": {"rank": 2, "dropout": 0.1}},

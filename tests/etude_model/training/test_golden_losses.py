@@ -37,6 +37,7 @@ KNOBS: dict[str, Any] = {
     "batch_size": 4,
     "warmup_steps": 6,
     "learning_rate": 1e-3,
+    "optimizer": "adamw",  # Muon multiplies in bfloat16 where the processor can
     "evaluate_every": 30,
     "evaluation_rows": 4,
     "checkpoint_every": 1000,
