@@ -41,7 +41,8 @@ def import_peft(adapter: Path, base: Path, out: Path) -> Path:
     from dataclasses import replace
 
     from etude_model.inference.load import CONFIG, TOKENIZER, TRAINING, WEIGHTS, load_checkpoint
-    from etude_model.model.adapter_files import read_adapter, weights_digest, write_adapter
+    from etude_model.model.adapter import weights_digest
+    from etude_model.model.adapter_files import read_adapter, write_adapter
     from etude_model.model.lora import check_fits
 
     if has_adapter(base):

@@ -32,7 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude_model.config import LoraConfig
-from etude_model.model.adapter_files import Adapter, read_adapter, weights_digest
+from etude_model.model.adapter import Adapter, weights_digest
+from etude_model.model.adapter_files import read_adapter
 from etude_model.model.lora import SMALLEST, LoraLinear, check_fits, target_linears
 from storage.errors import BadInput
 

@@ -9,36 +9,19 @@ fit a model is for `etude_model.model.lora` to say.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from etude_model.checkpoint_folder import checked_files, read_json_object
 from etude_model.config import LoraConfig
+from etude_model.model.adapter import BASE, Adapter, first_error, read_tensors
+from etude_model.model.peft_format import PEFT_CONFIG, read_peft
 from storage.errors import BadInput
 from storage.files import replacing, write_json
 
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
-PEFT_CONFIG = "adapter_config.json"
-BASE = "base_weights"
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """Low-rank updates by themselves; `base` is None where nobody recorded it."""
-
-    config: LoraConfig
-    tensors: dict[str, Tensor]
-    base: str | None
-    source: str
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -47,8 +30,6 @@ def read_adapter(folder: Path) -> Adapter:
     Missing or damaged files, pickles and what we cannot represent are BadInput.
     """
     if not (folder / CONFIG).is_file() and (folder / PEFT_CONFIG).is_file():
-        from etude_model.model.peft_format import read_peft
-
         return read_peft(folder)
     if not (folder / CONFIG).is_file():
         raise BadInput(
@@ -77,37 +58,3 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     with replacing(folder / WEIGHTS) as beside:
         save_file(adapter.tensors, beside, metadata={"format": "pt"})
     write_json(folder / CONFIG, {**adapter.config.model_dump(mode="json"), BASE: adapter.base})
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file in float32; all must be finite numbers."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); copy the adapter again") from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
-            raise BadInput(
-                f"{path}: {name} ({tensor.dtype}) holds something else than finite numbers; "
-                "go back to an earlier adapter"
-            )
-    return {name: tensor.float() for name, tensor in tensors.items()}
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors as float32, in order of their names.
-
-    It depends on the numbers alone: not on the file, its order, its metadata or the device.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(json.dumps([name, list(tensor.shape)]).encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
-
-
-def first_error(error: ValidationError) -> str:
-    """Say in one line what is wrong with the first bad field."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'values'}: {first['msg']}"

@@ -24,14 +24,8 @@ from torch import Tensor, nn
 
 from etude_model.config import LoraConfig
 from etude_model.lora_config import ends_with
-from etude_model.model.adapter_files import (
-    CONFIG,
-    WEIGHTS,
-    Adapter,
-    read_adapter,
-    weights_digest,
-    write_adapter,
-)
+from etude_model.model.adapter import Adapter, weights_digest
+from etude_model.model.adapter_files import CONFIG, WEIGHTS, read_adapter, write_adapter
 from storage.errors import BadInput
 
 __all__ = ["CONFIG", "WEIGHTS", "LoraLinear", "add_lora", "load_lora", "save_lora"]

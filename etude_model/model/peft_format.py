@@ -23,17 +23,11 @@ from torch import Tensor
 from etude_model.checkpoint_folder import checked_files, read_json_object
 from etude_model.config import LoraConfig
 from etude_model.lora_config import Number, ends_with
-from etude_model.model.adapter_files import (
-    BASE,
-    PEFT_CONFIG,
-    Adapter,
-    first_error,
-    read_tensors,
-)
+from etude_model.model.adapter import BASE, Adapter, first_error, read_tensors
 from storage.errors import BadInput
 from storage.files import write_json
 
-PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 _TENSOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")

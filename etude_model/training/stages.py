@@ -24,7 +24,8 @@ from etude_model.config import LoraTrainConfig, SemanticConfig
 from etude_model.data.lm import TokenRows
 from etude_model.data.sft import SftRows
 from etude_model.inference.load import WEIGHTS, load_checkpoint
-from etude_model.model.adapter_files import has_adapter, weights_digest
+from etude_model.model.adapter import weights_digest
+from etude_model.model.adapter_files import has_adapter
 from etude_model.model.lora import add_lora, save_lora
 from etude_model.model.quantize import quantize_base
 from etude_model.model.transformer import Etude

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from etude_model.config import EtudeConfig, LoraConfig, preset
-from etude_model.model.adapter_files import weights_digest
+from etude_model.model.adapter import weights_digest
 from etude_model.model.lora import (
     LoraLinear,
     add_lora,

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Dots1Config, Dots1ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from etude_model.config import EtudeConfig, LoraConfig
-from etude_model.model.adapter_files import Adapter, read_adapter, weights_digest
+from etude_model.model.adapter import Adapter, weights_digest
+from etude_model.model.adapter_files import read_adapter
 from etude_model.model.lora import add_lora, base_state_dict, load_lora, lora_state_dict
 from etude_model.model.peft_format import write_peft
 from etude_model.model.transformer import Etude

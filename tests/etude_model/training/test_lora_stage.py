@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from etude_model.inference.load import load_checkpoint
-from etude_model.model.adapter_files import weights_digest
+from etude_model.model.adapter import weights_digest
 from etude_model.model.lora import base_state_dict, lora_state_dict
 from etude_model.model.transformer import Etude
 from etude_model.training.run import build_trainer, read_run
