@@ -40,10 +40,10 @@ from etude_model.config import PretrainConfig
 from etude_model.data.lm import IGNORED, TokenRows, validation_batches
 from etude_model.data.order import RowOrder
 from etude_model.data.rows import find_shards
+from etude_model.device import autocast, pick_device, pick_dtype
 from etude_model.evaluation.bits_per_byte import bits_per_byte
 from etude_model.tokenizer import Tokenizer
 from etude_model.training.events import EventLog, read_events
-from etude_model.training.precision import autocast, pick_device, pick_dtype
 from etude_model.training.run import EVENTS_FILE, RUN_FILE, TrainRun, build_trainer, read_run
 from storage.files import write_json
 from tasks.figures import curves

@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 
 from etude_model.config import EtudeConfig, TrainConfig, preset
+from etude_model.device import autocast, pick_dtype
 from etude_model.model.transformer import Etude
 from etude_model.training.optimizer import build_optimizer
-from etude_model.training.precision import autocast, pick_dtype
 
 Step = Callable[[], None]
 CPU = torch.device("cpu")

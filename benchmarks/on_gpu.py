@@ -36,9 +36,9 @@ import torch
 
 from etude_model.config import EtudeConfig, PretrainConfig, preset
 from etude_model.counts import count, peak_flops
+from etude_model.device import autocast, pick_dtype
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
-from etude_model.training.precision import autocast, pick_dtype
 from storage.formats.shards import write_shard
 
 SPECIALS = ["<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(10))]

@@ -394,8 +394,8 @@ def evaluate(
 
     Example: etude evaluate latest ceval/val book.txt --few-shot 5
     """
+    from etude_model.device import pick_device
     from etude_model.evaluation.measure import MeasureOptions, lines, measure, open_model
-    from etude_model.training.precision import pick_device
 
     options = MeasureOptions(few_shot, limit, cut_long)
     loaded = open_model(_checkpoint_folder(checkpoint), device=str(pick_device(device)))

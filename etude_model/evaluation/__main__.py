@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     values = parser.parse_args(arguments)
 
+    from etude_model.device import pick_device
     from etude_model.evaluation.measure import MeasureOptions, lines, measure, open_model
-    from etude_model.training.precision import pick_device
 
     try:
         options = MeasureOptions(values.few_shot, values.limit, values.cut_long, values.batch_size)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from etude_model.data.lm import IGNORED, TokenBatch
+from etude_model.device import autocast
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
-from etude_model.training.precision import autocast
 
 
 def _go_on() -> None:

@@ -33,8 +33,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude_model.device import pick_device
 from etude_model.model.transformer import Etude
-from etude_model.training.precision import pick_device
 from storage.errors import BadInput
 
 T = TypeVar("T")

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from etude_model.device import has_bfloat16
 from etude_model.training.distributed import full, place
-from etude_model.training.precision import has_bfloat16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5

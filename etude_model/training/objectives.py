@@ -18,11 +18,11 @@ from etude_model.data.lm import IGNORED, TokenBatch, TokenRows, validation_batch
 from etude_model.data.mixture import MixtureOrder
 from etude_model.data.order import RowOrder
 from etude_model.data.rows import ShardRows, find_shards
+from etude_model.device import autocast
 from etude_model.evaluation.bits_per_byte import bits_per_byte
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
 from etude_model.training.distributed import World
-from etude_model.training.precision import autocast
 from storage.errors import BadInput
 
 Check = Callable[[], None]

@@ -13,6 +13,7 @@ from torch import Tensor
 from etude_model.config import SemanticConfig
 from etude_model.data.pairs import PairBatch, PairOrder, PairRows, spread_over_groups
 from etude_model.data.rows import find_shards
+from etude_model.device import autocast
 from etude_model.evaluation.bm25 import bm25_scores
 from etude_model.evaluation.retrieval import (
     alignment_and_uniformity,
@@ -26,7 +27,6 @@ from etude_model.model.transformer import Etude
 from etude_model.tokenizer import SPECIAL_TOKENS
 from etude_model.training.contrastive import cached_losses, matryoshka_info_nce
 from etude_model.training.objectives import Check, Figures, Loss, Materials, check_rows
-from etude_model.training.precision import autocast
 
 PAIRS = "pairs.parquet"
 

@@ -19,37 +19,6 @@ from etude_model.model.transformer import Etude
 from storage.errors import BadInput
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that a config names; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"device={name!r} but torch sees no GPU; set device to cpu or auto")
-    return torch.device(name)
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the forward pass's dtype for `precision` auto, float32, bfloat16 or pure_bfloat16."""
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Say whether the device multiplies in bfloat16 itself, and so gains by it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has: dict[str, bool | int | str] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return False
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Return the context of a forward pass in `dtype`."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
 def prepare(model: Etude, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
     """Give the weights the config's number format, and compile the layers if it says so."""
     if config.precision == "pure_bfloat16":

@@ -28,11 +28,12 @@ from etude_model.config import (
     SftConfig,
     TrainConfig,
 )
+from etude_model.device import pick_dtype
 from etude_model.tokenizer import Tokenizer
 from etude_model.training.distributed import join, parallelise
 from etude_model.training.objectives import Materials
 from etude_model.training.plan import fit
-from etude_model.training.precision import pick_dtype, prepare
+from etude_model.training.precision import prepare
 from etude_model.training.stages import build_stage
 from etude_model.training.trainer import Trainer
 from storage.config import Config

@@ -111,9 +111,9 @@ def evaluate_checkpoint(
     """Return the figures and samples of one checkpoint folder, an adapter merged."""
     import torch
 
+    from etude_model.device import pick_device
     from etude_model.evaluation.repetition import writing_figures
     from etude_model.inference.load import load_checkpoint
-    from etude_model.training.precision import pick_device
 
     loaded = load_checkpoint(folder, device=pick_device(config.device))
     with torch.inference_mode():

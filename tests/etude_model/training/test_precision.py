@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from etude_model.config import EtudeConfig, TrainConfig
+from etude_model.device import autocast, pick_dtype
 from etude_model.model.transformer import Etude
-from etude_model.training.precision import autocast, compile_blocks, pick_dtype, prepare, uncompiled
+from etude_model.training.precision import compile_blocks, prepare, uncompiled
 from etude_model.training.run import build_trainer, read_run
 from storage.errors import BadInput
 
