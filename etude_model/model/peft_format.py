@@ -63,14 +63,16 @@ class _PeftConfig(BaseModel):
 
 
 def write_peft(adapter: Adapter, folder: Path, *, is_sparse: bool) -> None:
-    """Write the adapter's two files for PEFT into `folder`; the base's digest goes along.
+    """Write the adapter's two files for PEFT into `folder`; equal adapters give equal bytes.
 
-    `is_sparse` says whether the base has routed experts.
+    The base's digest goes along in the header of the weights. `is_sparse` says whether the base
+    has routed experts.
     """
     if problem := peft_problem(adapter.config, is_sparse=is_sparse):
         raise BadInput(problem)
     tensors = {PREFIX + name: tensor for name, tensor in adapter.tensors.items()}
-    metadata = {"format": "pt"} | ({BASE: adapter.base} if adapter.base else {})
+    # One key only: safetensors writes several in an order that changes from call to call.
+    metadata = {BASE: adapter.base} if adapter.base else {"format": "pt"}
     save_file(tensors, folder / PEFT_WEIGHTS, metadata=metadata)
     write_json(folder / PEFT_CONFIG, peft_config(adapter.config))
 

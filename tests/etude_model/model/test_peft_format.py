@@ -149,6 +149,15 @@ def test_peft_reads_ours(kind: str, tmp_path: Path) -> None:
     assert difference(their_model(), ours) > 0.1  # the adapter does something
 
 
+def test_equal_adapters_give_equal_bytes(tmp_path: Path) -> None:
+    """Catches a header in random order, by which the same release would be another one."""
+    for name in range(10):
+        write_ours(tmp_path / str(name), LoraConfig(rank=4))
+    files = [tmp_path / str(name) / "adapter_model.safetensors" for name in range(10)]
+    assert len({path.read_bytes() for path in files}) == 1
+    assert read_adapter(tmp_path / "0").base == weights_digest(our_model().state_dict())
+
+
 @pytest.mark.parametrize(
     "values",
     [
