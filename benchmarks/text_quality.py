@@ -31,6 +31,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flows.extract_dump import extract_documents
+from storage.formats.table import read_rows
 from tasks.clean.languages import Site
 from tasks.clean.tidy import count_residues
 from tasks.clean.wikitext import parse_page
@@ -107,7 +108,7 @@ def measure(dump: Path, overrides: list[str], with_examples: bool) -> dict[str, 
         kept = num_chars = num_lists = 0
         ours, second = Counter[str](), Counter[str]()
         examples: dict[str, list[str]] = {}
-        for title, text in texts_of(out / "documents.parquet"):
+        for title, text in texts_of(out / "documents"):
             kept += 1
             num_chars += len(text)
             ours.update(count_residues(text))
@@ -158,11 +159,10 @@ def measure(dump: Path, overrides: list[str], with_examples: bool) -> dict[str, 
     }
 
 
-def texts_of(path: Path) -> Iterator[tuple[str, str]]:
+def texts_of(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield title and text of every document."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(64, columns=["title", "text"]):
-            yield from zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    for row in read_rows(sorted(folder.iterdir()), ["title", "text"]):
+        yield row["title"], row["text"]
 
 
 def without_code(text: str) -> str:

@@ -1,8 +1,8 @@
 """A dump file -> documents as Parquet: the same rooms, without flow, server or store.
 
-    OUT/documents.parquet   one row per article
-    OUT/ledger.parquet      what was dropped, and why
-    OUT/documents.jsonl     the same documents as lines of JSON, with jsonl=True
+    OUT/documents/part-00000.parquet …   one row per article, in the dump's order
+    OUT/ledger.parquet                   what was dropped, and why
+    OUT/documents.jsonl                  the same documents as lines of JSON, with jsonl=True
 
 The dump is read where it lies. Half-done work is in OUT/.partial, part by part, and the same call
 goes on with it, even after a kill. Nothing heavy is imported (no Prefect, no polars): a small dump
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,17 @@ import pyarrow.parquet as pq
 from storage.artifact import Counts, artifact_key
 from storage.errors import BadInput
 from storage.files import sync_file
-from storage.formats.schemas import DOCUMENTS, LEDGER
+from storage.formats.schemas import LEDGER
+from storage.formats.table import read_rows
 from storage.workspace import Workspace
 from tasks.clean.config import CleanConfig
 from tasks.clean.room import clean_parts
 from tasks.extract.config import ExtractConfig
 from tasks.extract.dump import packing_of
 from tasks.extract.room import extract_files
+from tasks.parallel import Workers, without_pandas
 
 Progress = Callable[[str, float, float | None, str], None]
-REPETITIVE = ("wiki", "language", "kind", "variant", "reason")  # columns worth a dictionary
 
 
 def extract_documents(
@@ -46,9 +47,10 @@ def extract_documents(
     log: Callable[[str], None] = lambda message: None,
 ) -> Counts:
     """Write the documents of a dump into the folder `out`; return the ledger of all its pages."""
+    without_pandas()
     extract_config, clean_config, wiki, language = _settings(overrides)
     packing_of(dump)  # what is no file, or empty, is refused before anything is made
-    if (out / "documents.parquet").exists():
+    if (out / "documents").exists():
         raise BadInput(f"{out} holds documents already; name another folder or delete it")
     state = dump.stat()
     config = {"extract": extract_config.key_dict(), "clean": clean_config.key_dict()}
@@ -56,37 +58,35 @@ def extract_documents(
     key = artifact_key("extract", 2, config | source, {"dump": str(dump.resolve())})
     partial = out / ".partial" / key  # of this dump and these settings, and no others
 
-    def room(name: str, watch: Callable[[], None] = lambda: None) -> Workspace:
-        def tell(done: float, total: float | None, unit: str) -> None:
-            watch()
-            progress(name, done, total, unit)
-
-        return Workspace(partial / name, progress=tell, log=log)
+    def room(name: str) -> Workspace:
+        return Workspace(partial / name, progress=bind(progress, name), log=log)
 
     try:
-        pages = room("pages")
-        files = [(dump, dump.name)]
-        seen = extract_files(files, extract_config, pages, wiki=wiki, language=language)
-        parts = _parts(pages.path)
-        made = [partial / "documents" / part.name for part in parts]
-        with _Joined(partial / "documents.parquet", made, DOCUMENTS) as documents:
-            cleaning = room("documents", documents.take_new)
-            kept = clean_parts(parts, clean_config, cleaning, is_artifact=False).counts
-            documents.take_new()
+        pages, documents = room("pages"), room("documents")
+        with Workers(extract_config.workers) as workers:
+            files, told = [(dump, dump.name)], {"wiki": wiki, "language": language}
+            seen = extract_files(files, extract_config, pages, **told, workers=workers)
+            parts = _parts(pages.path)
+            same = clean_config.workers == extract_config.workers
+            shared = workers if same else None
+            cleaned = clean_parts(parts, clean_config, documents, is_artifact=False, workers=shared)
     except BadInput:
         shutil.rmtree(out / ".partial", ignore_errors=True)
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
         raise
-    with _Joined(partial / "ledger.parquet", [*parts, *made], LEDGER) as ledger:
-        ledger.take_new()
-    names = ["ledger.parquet", "documents.parquet"]  # the last says that all is done
+    kept, made = cleaned.counts, _parts(documents.path)
+    finished = _gather(made, partial / "finished")
+    ledgers = [part / "ledger.parquet" for part in (*parts, *made)]
+    _join(ledgers, partial / "ledger.parquet", LEDGER)
+    names = ["ledger.parquet"]
     if jsonl:
-        _write_jsonl(made, partial / "documents.jsonl")
-        names.insert(0, "documents.jsonl")
+        _write_jsonl(finished, partial / "documents.jsonl")
+        names.append("documents.jsonl")
     for name in names:
         sync_file(partial / name)
         (partial / name).rename(out / name)
+    (partial / "finished").rename(out / "documents")  # says that all is done
     shutil.rmtree(out / ".partial")
     dropped = Counts.total([seen, kept]).dropped
     return Counts(seen.seen, kept.kept, dropped, kept.rows_out)
@@ -126,39 +126,27 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("part-*") if path.is_dir())
 
 
-class _Joined:
-    """The tables of parts as one file of their name, written while later parts are being made."""
+def _gather(parts: Iterable[Path], folder: Path) -> list[Path]:
+    """Move the documents of the parts into one folder; what a stopped run moved is there."""
+    folder.mkdir(exist_ok=True)
+    for part in parts:
+        if (part / "documents.parquet").exists():
+            (part / "documents.parquet").rename(folder / f"{part.name}.parquet")
+    return sorted(folder.iterdir())
 
-    def __init__(self, path: Path, parts: Sequence[Path], schema: pa.Schema) -> None:
-        self._waiting = deque(part / path.name for part in parts)
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=[name for name in schema.names if name in REPETITIVE],
-        )
 
-    def take_new(self) -> None:
-        """Append what is there by now, in order, a row group in memory at a time."""
-        while self._waiting and self._waiting[0].exists():  # a part appears whole
-            with pq.ParquetFile(self._waiting.popleft()) as file:
+def _join(files: Iterable[Path], path: Path, schema: pa.Schema) -> None:
+    """Write the rows of several tables into one, a row group in memory at a time."""
+    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=3) as writer:
+        for name in files:
+            with pq.ParquetFile(name) as file:
                 for group in range(file.num_row_groups):
-                    self._writer.write_table(file.read_row_group(group))
-
-    def __enter__(self) -> _Joined:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._writer.close()
+                    writer.write_table(file.read_row_group(group))
 
 
-def _write_jsonl(parts: Iterable[Path], path: Path) -> None:
+def _write_jsonl(files: Iterable[Path], path: Path) -> None:
     """Write documents as lines of JSON."""
     with path.open("w", encoding="utf-8") as lines:
-        for part in parts:
-            with pq.ParquetFile(part / "documents.parquet") as file:
-                for batch in file.iter_batches(64):
-                    for row in batch.to_pylist():
-                        plain = row | {"facts": dict(row["facts"] or [])}
-                        lines.write(json.dumps(plain, ensure_ascii=False) + "\n")
+        for row in read_rows(files):
+            plain = row | {"facts": dict(row["facts"] or [])}
+            lines.write(json.dumps(plain, ensure_ascii=False) + "\n")

@@ -7,7 +7,11 @@
 `work` is a function of a module, a job is a small picklable value (paths, numbers, plain data):
 a worker reads its input and writes its output itself, and only the ledger comes back. A worker
 imports the module of `work` and nothing of ours besides, so keep that module free of Prefect (not
-`task.py`), polars and the like: each import is paid once per worker.
+`task.py`), polars and the like: each import is paid once per worker. Calls that follow each other
+can share their workers:
+
+    with Workers(config.workers) as workers:
+        build_parts(workspace, clean_part, {"part-00000": job, …}, workers)
 
 A part appears by one rename, made here, so it is whole or not there, and a stage that was killed
 goes on with the parts it lacks. What was under way in a worker that died (out of memory, killed)
@@ -29,10 +33,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from importlib.abc import MetaPathFinder
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Generic, TypeVar
 
 from storage.artifact import Counts
@@ -53,7 +58,7 @@ def build_parts(
     workspace: Workspace,
     work: Work[Job],
     jobs: Mapping[str, Job],
-    workers: int = 0,
+    workers: int | Workers = 0,
     *,
     sizes: Mapping[str, float] | None = None,
     unit: str = "parts",
@@ -65,17 +70,60 @@ def build_parts(
     core; one worker is this process. `sizes` weigh the parts in the progress, in `unit`.
     """
     build = _Build(workspace, work, jobs, sizes or {}, unit)
-    waiting = deque(build.missing)
-    workers = min(workers or usable_cores(), len(waiting))
-    while waiting and workers > 1:
-        for name in build.in_pool(waiting, workers):
-            workspace.log(f"a worker died while {name} was under way; it is built again, alone")
-            if all(build.in_pool(deque([name]), 1) for _ in range(ATTEMPTS_ALONE)):
-                raise ChildFailed(
-                    f"workers died building {name}, even alone; if memory ran out, set fewer "
-                    "workers, then run the same command again: the other parts are kept"
-                )
+    if isinstance(workers, Workers):
+        build.side_by_side(workers)
+    else:
+        with Workers(min(workers or usable_cores(), len(build.missing))) as own:
+            build.side_by_side(own)
     return [build.here(name) for name in jobs]
+
+
+class Workers:
+    """Processes for one call of `build_parts` or for several, started when first needed."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number or usable_cores()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def pool(self) -> ProcessPoolExecutor:
+        """Return the pool."""
+        if self._pool is None:
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.number, context, _begin_worker)
+        return self._pool
+
+    def end(self, *, kill: bool = False) -> None:
+        """End the processes, at once or after what they do; the next `pool` is a fresh one."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        for process in list((pool._processes or {}).values()) if kill else ():
+            process.kill()  # 3.14: terminate_workers()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Workers:
+        """Return the workers themselves."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the processes."""
+        self.end(kill=error is not None)
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, name: str, *rest: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas takes 0.2 s to import and is not used here")
+
+
+def without_pandas() -> None:
+    """Spare this process the import of pandas, which pyarrow tries at its first array."""
+    sys.meta_path.insert(0, _NoPandas())
 
 
 def usable_cores() -> int:
@@ -118,23 +166,40 @@ class _Build(Generic[Job]):
 
         return self._commit(name, fill)
 
-    def in_pool(self, waiting: deque[str], workers: int) -> list[str]:
-        """Build what is waiting in a fresh pool; return what was under way when a worker died."""
+    def side_by_side(self, workers: Workers) -> None:
+        """Build what is missing in the workers, if there is enough for two."""
+        waiting = deque(self.missing)
+        while waiting and min(workers.number, len(self.missing)) > 1:
+            for name in self._in_pool(waiting, workers):
+                self.workspace.log(
+                    f"a worker died while {name} was under way; it is built again, alone"
+                )
+                if all(self._alone(name) for _ in range(ATTEMPTS_ALONE)):
+                    raise ChildFailed(
+                        f"workers died building {name}, even alone; if memory ran out, set fewer "
+                        "workers, then run the same command again: the other parts are kept"
+                    )
+
+    def _alone(self, name: str) -> list[str]:
+        with Workers(1) as worker:
+            return self._in_pool(deque([name]), worker)
+
+    def _in_pool(self, waiting: deque[str], workers: Workers) -> list[str]:
+        """Build what is waiting; return what was under way when a worker died."""
         board = self.workspace.path / "progress.tmp"  # one number a part, written by the workers
         board.write_bytes(bytes(_SHARE.size * len(self.jobs)))
         slots = {name: _SHARE.size * index for index, name in enumerate(self.jobs)}
         running: dict[Future[Counts], str] = {}
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker)
         try:
             while waiting or running:
-                while waiting and len(running) <= workers:  # one ahead, so that no worker idles
+                while waiting and len(running) <= workers.number:  # one ahead, so that none idles
                     name = waiting[0]
                     folder = self._worker_folder(name)
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir()
                     job, slot = self.jobs[name], slots[name]
                     with _no_main_module():  # each call may start a worker
-                        future = pool.submit(_run, self.work, job, folder, board, slot)
+                        future = workers.pool().submit(_run, self.work, job, folder, board, slot)
                     running[future] = name
                     waiting.popleft()  # only now: a broken pool refuses the call
                 done, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
@@ -147,13 +212,12 @@ class _Build(Generic[Job]):
                     {name: _SHARE.unpack_from(shares, slots[name])[0] for name in running.values()}
                 )
         except BrokenProcessPool:
+            workers.end()
             return list(running.values())
         except BaseException:
-            for process in list((pool._processes or {}).values()):  # 3.14: terminate_workers()
-                process.kill()  # nothing whole is lost: only our rename makes a part
+            workers.end(kill=True)  # nothing whole is lost: only our rename makes a part
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             board.unlink(missing_ok=True)
         return []
 
@@ -205,6 +269,7 @@ def _no_main_module() -> Iterator[None]:
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does, killed or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    without_pandas()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -6,7 +6,7 @@
     seen.parquet        what the next dump's run compares its pages with
 
 The files are the same bytes whether rows were copied or not. Parts that are no artifact, because
-they are read once and deleted, have neither of the last two, and their documents are not packed.
+no stage and no later run will read them, have neither of the last two.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Part:
         is_artifact = self.job.is_artifact
         seen_file = self.folder / "seen.parquet"
         with (
-            _Documents(self.folder / "documents.parquet", self.earlier, is_artifact) as documents,
+            _Documents(self.folder / "documents.parquet", self.earlier) as documents,
             TableWriter(self.folder / "ledger.parquet", LEDGER) as self.ledger,
             TableWriter(seen_file, SEEN) if is_artifact else nullcontext() as self.seen,
             pq.ParquetFile(self.file) as pages,
@@ -187,7 +187,7 @@ class _Part:
 class _Documents:
     """documents.parquet, written by row groups of cleaned and copied rows in the pages' order."""
 
-    def __init__(self, path: Path, earlier: Earlier, is_packed: bool) -> None:
+    def __init__(self, path: Path, earlier: Earlier) -> None:
         self.num_rows = self.num_chars = 0
         self.templates: dict[str, tuple[int, str]] = {}  # name -> pages, title of the first
         self.over_budget: list[tuple[int, str, str]] = []  # page id, title, flag
@@ -198,8 +198,8 @@ class _Documents:
         self._writer = pq.ParquetWriter(
             path,
             DOCUMENTS,
-            compression="zstd" if is_packed else "none",
-            compression_level=3 if is_packed else None,
+            compression="zstd",
+            compression_level=3,
             use_dictionary=list(REPETITIVE),
         )
 

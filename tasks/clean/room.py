@@ -17,7 +17,7 @@ from tasks.clean.config import CleanConfig
 from tasks.clean.incremental import STATS, Predecessor
 from tasks.clean.part import CleanJob, clean_part
 from tasks.clean.plan import load_site, make_plan, plan_aliases
-from tasks.parallel import build_parts
+from tasks.parallel import Workers, build_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,12 @@ def clean_parts(
     workspace: Workspace,
     *,
     is_artifact: bool = True,
+    workers: Workers | None = None,
 ) -> Cleaning:
     """Clean folders of pages into parts of the same names; those that are there stay.
 
     Parts that no report and no later run will read (`is_artifact=False`) are made without what
-    only these need.
+    only these need. `workers` are used in place of new ones.
     """
     plan = make_plan(parts, config, workspace)
     stats = workspace.path / STATS
@@ -50,7 +51,8 @@ def clean_parts(
     }
     sizes = {part.name: float(num_rows([part / "pages.parquet"])) for part in parts}
     is_new = [not (workspace.path / name / PART).exists() for name in jobs]
-    counts = build_parts(workspace, clean_part, jobs, config.workers, sizes=sizes, unit="pages")
+    side_by_side = workers or config.workers
+    counts = build_parts(workspace, clean_part, jobs, side_by_side, sizes=sizes, unit="pages")
     for name in compress(jobs, is_new):
         note = read_json(stats / f"{name}.json")["note"]
         if note:

@@ -20,18 +20,21 @@ from tasks.dedup.corpus import PartJob, write_part
 from tasks.dedup.decide import make_plan
 from tasks.dedup.index import index_documents
 from tasks.dedup.plan import write_plans
-from tasks.parallel import build_parts
+from tasks.parallel import Workers, build_parts
 
 
 def build_corpus(paths: Sequence[Path], config: DedupConfig, workspace: Workspace) -> Counts:
     """Write a part of the corpus for each file of documents; return the ledger of all."""
     names = [f"part-{number:05d}" for number in range(len(paths))]
-    with TemporaryDirectory(prefix="plan-", suffix=".tmp", dir=workspace.path) as folder:
+    with (
+        TemporaryDirectory(prefix="plan-", suffix=".tmp", dir=workspace.path) as folder,
+        Workers(config.workers) as workers,
+    ):
         scratch = Workspace(Path(folder), progress=workspace.progress, log=workspace.log)
         by_name = dict(zip(names, paths, strict=True))
-        build_parts(scratch, index_documents, by_name, config.workers, unit="files indexed")
+        build_parts(scratch, index_documents, by_name, workers, unit="files indexed")
         indexed = [scratch.path / name for name in names]
         verdicts = [one / "plan.parquet" for one in indexed]
         write_plans(make_plan(paths, indexed, config, scratch.path), verdicts)
         jobs = {name: PartJob(*job) for name, *job in zip(names, paths, verdicts, strict=True)}
-        return Counts.total(build_parts(workspace, write_part, jobs, config.workers, unit="files"))
+        return Counts.total(build_parts(workspace, write_part, jobs, workers, unit="files"))

@@ -20,7 +20,7 @@ from tasks.extract.pages import (
     refuse_nothing,
 )
 from tasks.extract.splits import plan_splits
-from tasks.parallel import build_parts, usable_cores
+from tasks.parallel import Workers, build_parts, usable_cores
 
 
 def extract_files(
@@ -30,11 +30,12 @@ def extract_files(
     *,
     wiki: str | None = None,
     language: str | None = None,
+    workers: Workers | None = None,
 ) -> Counts:
     """Write the pages of a dump's files, each with the name the user knows it by, as parts.
 
     `wiki` and `language` win over the headers. What cannot be cut is unpacked into the workspace
-    first, and deleted when all parts are there.
+    first, and deleted when all parts are there. `workers` are used in place of new ones.
     """
     splits: list[Split] = []
     unpacked: list[Path] = []
@@ -56,7 +57,7 @@ def extract_files(
         workspace,
         extract_split,
         {part: jobs[part] for part in first},
-        config.workers,
+        workers or config.workers,
         sizes=sizes,
         unit="bytes",
     )

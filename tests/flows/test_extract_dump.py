@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import flows.extract_dump
 from flows.extract_dump import extract_documents
 from storage.artifact import Counts
 from storage.errors import BadInput
@@ -71,13 +72,21 @@ def straight(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(out: Path) -> dict[str, bytes]:
     """The files that are there, by name."""
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def documents_of(out: Path) -> list[dict[str, Any]]:
+    """The documents, in order."""
+    return list(read_rows(sorted((out / "documents").iterdir())))
 
 
 def test_every_page_is_a_document_or_in_the_ledger(dump: Path, straight: Path) -> None:
     """Catches parts left out, doubled or out of order, and redirects lost between parts."""
-    assert set(contents(straight)) == {"documents.parquet", "documents.jsonl", "ledger.parquet"}
-    documents = list(read_rows([straight / "documents.parquet"]))
+    assert {path.name for path in straight.iterdir()} == {
+        "documents", "documents.jsonl", "ledger.parquet"
+    }  # fmt: skip
+    documents = documents_of(straight)
     ledger = list(read_rows([straight / "ledger.parquet"]))
     ids = [row["page_id"] for row in documents]
     assert ids == [number for number in range(1, NUM_PAGES + 1) if number % 10]
@@ -127,7 +136,7 @@ def test_a_killed_run_goes_on(dump: Path, straight: Path, tmp_path: Path, num_pa
         time.sleep(0.005)
     child.kill()
     child.communicate()
-    assert not (out / "documents.parquet").exists()
+    assert not (out / "documents").exists()
     before = {path: path.stat().st_mtime_ns for path in parts(out)}
     assert len(before) >= num_parts
     told: list[tuple[str, float]] = []
@@ -143,6 +152,26 @@ def test_a_killed_run_goes_on(dump: Path, straight: Path, tmp_path: Path, num_pa
     while alive := processes_of(child.pid):
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["_gather", "_join", "_write_jsonl", "sync_file"])
+def test_an_end_that_was_cut_short_is_made_up_for(
+    dump: Path, straight: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches documents lost between the parts and the folder they end in."""
+    real, calls = getattr(flows.extract_dump, name), []
+
+    def cut_short(*given: Any) -> Any:
+        calls.append(real(*given))
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(flows.extract_dump, name, cut_short)
+        run(dump, out, jsonl=True)
+    assert len(calls) == 1 and not (out / "documents").exists()
+    run(dump, out, jsonl=True)
+    assert contents(out) == contents(straight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -207,7 +236,7 @@ def test_documents_are_never_overwritten(dump: Path, straight: Path) -> None:
 def test_wiki_and_language_can_be_told(dump: Path, tmp_path: Path) -> None:
     """Catches settings of `fetch` that are taken and then forgotten."""
     run(dump, tmp_path / "out", [*SMALL, "fetch.wiki=dewiki"])
-    row = next(read_rows([tmp_path / "out" / "documents.parquet"]))
+    row = documents_of(tmp_path / "out")[0]
     assert (row["wiki"], row["language"]) == ("dewiki", "de")
 
 

@@ -16,7 +16,7 @@ import pytest
 from storage.artifact import Counts
 from storage.errors import BadInput, ChildFailed
 from storage.workspace import Workspace
-from tasks.parallel import build_parts, usable_cores
+from tasks.parallel import Workers, build_parts, usable_cores
 
 HEAVY = ("prefect", "polars", "mlflow", "torch", "typer", "pydantic", "matplotlib", "pytest")
 WORK = '''
@@ -139,6 +139,24 @@ def test_one_worker_and_two_write_the_same(
         for n in ("1", "2")
     ]
     assert keys == [{"modules.json"}] * 2
+
+
+def test_workers_can_be_shared(tmp_path: Path, work: Callable[[str], object]) -> None:
+    """Catches processes started for each call, and a call that fails after a worker's death."""
+    with Workers(2) as workers:
+        for number in (1, 2):
+            build_parts(Workspace(tmp_path / str(number)), work("double"), jobs(5), workers)
+        mark = str(tmp_path / "mark")
+        todo = {name: (mark, number) for name, number in jobs(9).items()}
+        counts = build_parts(Workspace(tmp_path / "3"), work("die_once"), todo, workers)
+        build_parts(Workspace(tmp_path / "4"), work("double"), jobs(5), workers)
+    pids = [
+        {path.read_text() for path in (tmp_path / number).glob("*/pid.txt")}
+        for number in ("1", "2", "4")
+    ]
+    assert len(pids[0] | pids[1]) <= 2 and not pids[0] & pids[2]
+    assert [one.seen for one in counts] == list(range(1, 10))
+    assert all(gone(int(pid)) for found in pids for pid in found)
 
 
 def test_a_dead_workers_part_is_built_again(tmp_path: Path, work: Callable[[str], object]) -> None:
