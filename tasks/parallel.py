@@ -5,10 +5,10 @@
     counts = build_parts(workspace, clean_part, {"part-00000": job, …}, workers=config.workers)
 
 `work` is a function of a module, a job is a small picklable value (paths, numbers, plain data):
-a worker reads its input and writes its output itself, and only the ledger comes back. A worker
-imports the module of `work` and nothing of ours besides, so keep that module free of Prefect (not
-`task.py`), polars and the like: each import is paid once per worker. Calls that follow each other
-can share their workers:
+a worker reads its input and writes its output itself, and only the ledger comes back. Workers are
+forks of one fresh process that has imported what the corpus rooms' workers need (where processes
+cannot start so, each imports the module of `work` itself), so keep those modules free of Prefect
+(not `task.py`), polars and the like. Calls that follow each other can share their workers:
 
     with Workers(config.workers) as workers:
         build_parts(workspace, clean_part, {"part-00000": job, …}, workers)
@@ -34,7 +34,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from importlib.abc import MetaPathFinder
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
 from types import ModuleType, TracebackType
@@ -49,6 +50,7 @@ Tell = Callable[[float], None]
 Work = Callable[[Job, Path, Tell], Counts]
 POLL_SECONDS = 0.2
 ATTEMPTS_ALONE = 2  # the first death may have been another part's fault
+PRELOADED = ["tasks.extract.pages", "tasks.clean.part"]  # imported once, not by each worker
 OBJECTS_UNCOLLECTED = 100_000  # new objects between two searches for cycles; Python's own: 700
 _SHARE = struct.Struct("d")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
@@ -88,8 +90,7 @@ class Workers:
     def pool(self) -> ProcessPoolExecutor:
         """Return the pool."""
         if self._pool is None:
-            context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.number, context, _begin_worker)
+            self._pool = ProcessPoolExecutor(self.number, _context(), _begin_worker)
         return self._pool
 
     def end(self, *, kill: bool = False) -> None:
@@ -113,6 +114,18 @@ class Workers:
     ) -> None:
         """End the processes."""
         self.end(kill=error is not None)
+
+
+def _context() -> BaseContext:
+    """Return how processes start: as forks of one that has imported what they need, if possible.
+
+    That one is a fresh process, not a fork of ours, so nothing of our threads and files is in it.
+    """
+    is_possible = "forkserver" in get_all_start_methods()
+    context = get_context("forkserver" if is_possible else "spawn")
+    if is_possible:
+        context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 class _NoPandas(MetaPathFinder):

@@ -18,7 +18,7 @@ from storage.errors import BadInput, ChildFailed
 from storage.workspace import Workspace
 from tasks.parallel import Workers, build_parts, usable_cores
 
-HEAVY = ("prefect", "polars", "mlflow", "torch", "typer", "pydantic", "matplotlib", "pytest")
+HEAVY = ("prefect", "polars", "mlflow", "torch", "typer", "pandas", "matplotlib", "pytest")
 WORK = '''
 import json, os, signal, sys, time
 from pathlib import Path
