@@ -10,10 +10,11 @@ in a loop, for it fuses on GPUs only), transformers its loss from `labels` with 
 the trainer's calls. Sizes are equal in weights and tokens; Qwen3 has Etude's very configuration.
 
 The contestants take turns, a few steps each, round after round, so that what the machine does
-beside hits all alike; a figure is the median of the rounds. `--clock cpu` counts processor time of
-one thread and can be trusted on a busy machine. The last table shows how much of the processor's
-rate in plain matrix products a step reaches, counted as 6 FLOP per weight and token, the embedding
-looked up apart, plus attention. The last line is JSON.
+beside hits all alike; a figure is the median of the rounds. Each is a process of its own: what
+Etude's trainer asks of the memory allocator, the others do not get. `--clock cpu` counts processor
+time of one thread and can be trusted on a busy machine. The last table shows how much of the
+processor's rate in plain matrix products a step reaches, counted as 6 FLOP per weight and token,
+the embedding looked up apart, plus attention. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +39,12 @@ import torch
 from torch import Tensor
 
 from etude_model.config import EtudeConfig, TrainConfig, preset
-from etude_model.device import autocast, pick_dtype
+from etude_model.device import autocast, keep_freed_memory, pick_dtype
 from etude_model.model.transformer import Etude
 from etude_model.training.optimizer import build_optimizer
 
 Step = Callable[[], None]
+Contestant = Callable[[], Step]
 CPU = torch.device("cpu")
 CLIP = 1.0
 
@@ -88,36 +93,65 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     results = []
     for name in options.sizes:
         size = SIZES[name]
-        turns: dict[str, Step] = {}
-        for dtype in options.dtypes:
-            turns[f"matmul {dtype}"] = matmul(getattr(torch, dtype))
+        turns: dict[str, Contestant] = {}
+        for dtype in (getattr(torch, name) for name in options.dtypes):
+            turns[f"matmul {dtype}"] = partial(matmul, dtype)
             for side in options.sides:
-                step = SIDES[side](size, getattr(torch, dtype), options.nanogpt)
-                turns[f"{side} {dtype}"] = step
-        seconds = race(turns, rounds=options.rounds, steps=options.steps, clock=clock)
+                turns[f"{side} {dtype}"] = partial(SIDES[side], size, dtype, options.nanogpt)
+        turns = {name.replace("torch.", ""): contestant for name, contestant in turns.items()}
+        seconds = race(
+            turns,
+            rounds=options.rounds,
+            steps=options.steps,
+            threads=options.threads,
+            clock=options.clock,
+        )
         results.append(report(name, size, seconds))
     print(json.dumps({"threads": options.threads, "clock": options.clock, "sizes": results}))
     return 0
 
 
 def race(
-    turns: dict[str, Step], *, rounds: int, steps: int, clock: Callable[[], float]
+    turns: dict[str, Contestant], *, rounds: int, steps: int, threads: int, clock: str
 ) -> dict[str, float]:
     """Return each contestant's median seconds of a step; the first, uncounted round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for round_number in range(rounds + 1):
-        for name, step in turns.items():
-            began = clock()
-            for _ in range(steps):
-                step()
-            if round_number:
-                seconds[name].append((clock() - began) / steps)
+    context = get_context("spawn")
+    with ExitStack() as stack:
+        pipes = {}
+        for name, contestant in turns.items():
+            pipes[name], theirs = context.Pipe()
+            process = context.Process(
+                target=compete, args=(contestant, steps, threads, clock, theirs), daemon=True
+            )
+            process.start()
+            theirs.close()  # so that a contestant's death is an end of file here
+            stack.callback(process.kill)
+        for round_number in range(rounds + 1):
+            for name, pipe in pipes.items():
+                pipe.send("go")
+                took = pipe.recv()
+                if round_number:
+                    seconds[name].append(took)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def compete(
+    contestant: Contestant, steps: int, threads: int, clock: str, turns: Connection
+) -> None:
+    """Take steps whenever it is our turn; say how many seconds one took."""
+    torch.set_num_threads(threads)
+    read = time.process_time if clock == "cpu" else time.perf_counter
+    step = contestant()
+    while True:
+        turns.recv()
+        began = read()
+        for _ in range(steps):
+            step()
+        turns.send((read() - began) / steps)
 
 
 def report(name: str, size: Size, seconds: dict[str, float]) -> dict[str, Any]:
@@ -200,6 +234,7 @@ def finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def etude(size: Size, dtype: torch.dtype, nanogpt: Path) -> Step:
     """Return our step, made of the trainer's calls."""
+    keep_freed_memory()
     model = Etude(size.config)
     optimizer = build_optimizer(model, TrainConfig())
     tokens_BT, targets_BT = rows_of(size)

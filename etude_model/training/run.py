@@ -28,7 +28,7 @@ from etude_model.config import (
     SftConfig,
     TrainConfig,
 )
-from etude_model.device import pick_dtype
+from etude_model.device import keep_freed_memory, pick_dtype
 from etude_model.tokenizer import Tokenizer
 from etude_model.training.distributed import join, parallelise
 from etude_model.training.objectives import Materials
@@ -111,6 +111,7 @@ def build_trainer(
     _repeat_exactly(run.train.deterministic)
     world = join(run.train.device)
     torch.set_num_threads(run.train.threads or max(1, _num_cores() // world.size))
+    keep_freed_memory()
     dtype = pick_dtype(run.train.precision, world.device)
     tokenizer = Tokenizer(Path(run.tokenizer))
     architecture = run.model
