@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ MakePages = Callable[..., ArtifactRef]
 _TEMPLATES = pa.schema(
     [("name", pa.string()), ("redirect", pa.string()), ("categories", pa.list_(pa.string()))]
 )
+NUM_CONSTRUCTS = 72
+_TASKS = Path(__file__).parents[1]
 _TWO_TEXTS = {
     "redirects": pa.schema([("title", pa.string()), ("target", pa.string())]),
     "modules": pa.schema([("title", pa.string()), ("text", pa.string())]),
@@ -88,3 +91,22 @@ def make_pages() -> MakePages:
         return ArtifactRef("pages", "key", "digest", folder)
 
     return make
+
+
+@pytest.fixture
+def check_constructs() -> Callable[[Iterable[int], Mapping[int, str]], None]:
+    """Return a function that holds rows and reasons together against the study's numbers.
+
+    0 is a row of our own. A reason names the tests elsewhere, or says how the row differs.
+    """
+
+    def check(rows: Iterable[int], reasons: Mapping[int, str]) -> None:
+        numbers = set(rows) - {0}
+        assert numbers | reasons.keys() == set(range(1, NUM_CONSTRUCTS + 1))
+        for number, reason in reasons.items():
+            named = re.findall(r"([\w/]+\.py)::(\w+)", reason)
+            assert named or (number in numbers and reason.startswith("differs: ")), number
+            for file, test in named:
+                assert f"def {test}(" in (_TASKS / file).read_text(encoding="utf-8"), reason
+
+    return check
