@@ -26,6 +26,7 @@ from storage.errors import BadInput
 from tasks.clean.call import Call, Render, Renderer, Wording
 from tasks.clean.forms import compile_form
 from tasks.clean.functions import FUNCTIONS
+from tasks.clean.markup import MARKS
 from tasks.clean.renderers import RENDERERS
 
 __all__ = ["Call", "Rule", "TemplateTable", "guess", "is_fact"]
@@ -153,7 +154,7 @@ class _Rules:
 
 
 def _name(raw_name: str) -> str:
-    return " ".join(raw_name.replace("_", " ").split())
+    return " ".join(MARKS.sub(" ", raw_name).replace("_", " ").split())
 
 
 def _key(name: str) -> str:
