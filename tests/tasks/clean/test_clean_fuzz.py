@@ -1,15 +1,24 @@
-"""Real-looking wikitext, cut and mixed at random: no exception, no mark, no control character."""
+"""Wikitext, cut and mixed at random: no exception, no hang, no mark, no control character.
+
+What must hold of any text is `check`; `benchmarks/fuzz_clean.py` searches for a text that breaks
+it, led by coverage. Its finds belong in FOUND.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.formats.table import read_rows
 from tasks.clean.languages import Site
 from tasks.clean.markup import MARKS
 from tasks.clean.wikitext import Document, parse_page
+from tasks.extract.config import ExtractConfig
+from tasks.extract.pages import extract_dump
 
 EN = Site.of("en", {"6": "File", "14": "Category"})
 ZH = Site.of("zh", {"6": "文件", "14": "分类"})
@@ -31,6 +40,18 @@ SNIPPETS = [
     "<div style=\"x\"><table><tr><td>a</td><th>b</th></tr></table></div><ul><li>c</li></ul>",
     "&nbsp;&amp;lt; &#x41; &#0; &bogus; 3 < 5 ''''x''''' __NOTOC__ {{{1|d}}} {{#if:a|b|c}}",
 ]  # fmt: skip
+FOUND = [
+    "a {{Ci<br>tation needed}} b {{No such<br>thing|x}}",
+]
+REAL = (
+    "dumps/gensim/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    "dumps/wp2txt/testdata_en_0.10.xml.bz2",
+    "dumps/wp2txt/testdata_ja_0.10.xml.bz2",
+    "dumps/wikiclean/zhwiki-20150423-id13.xml",
+    "zh/komica/assembled_komicawiki_filtered.xml.bz2",
+)
+WINDOW_CHARS = 3_000
+DEADLINE_MS = 5_000
 PIECES = sorted({piece for text in SNIPPETS for piece in re.findall(r"\w+|\s+|[^\w\s]{1,3}", text)})
 CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]")
 
@@ -54,11 +75,8 @@ def check_columns(document: Document) -> None:
     assert not any(MARKS.search(word) for word in words), words
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=6), st.data())
-def test_mutated_pages(snippets: list[str], data: st.DataObject) -> None:
-    """Catches what breaks when brackets lose their partners: pages are cut, doubled and spliced."""
-    text = "\n".join(snippets)
+def mutate(text: str, data: st.DataObject) -> str:
+    """Cut, double and splice a text a few times."""
     for _ in range(data.draw(st.integers(0, 6))):
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, min(len(text), start + 40)))
@@ -69,20 +87,56 @@ def test_mutated_pages(snippets: list[str], data: st.DataObject) -> None:
             text = text[:end] + text[start:end] + text[end:]
         else:
             text = text[:start] + data.draw(st.sampled_from(PIECES)) + text[start:]
-    check(text)
+    return text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=DEADLINE_MS)
+@given(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=6), st.data())
+def test_mutated_pages(snippets: list[str], data: st.DataObject) -> None:
+    """Catches what breaks when brackets lose their partners: pages are cut, doubled and spliced."""
+    check(mutate("\n".join(snippets), data))
+
+
+@pytest.fixture(scope="module", params=REAL, ids=lambda file: Path(file).name[:12])
+def real_pages(
+    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """The wikitext of a real dump's pages."""
+    path = shared_data / request.param
+    if not path.exists():
+        pytest.skip(f"../shared/data/{request.param} is not there")
+    folder = tmp_path_factory.mktemp("pages")
+    extract_dump(path, folder, ExtractConfig())
+    return [row["wikitext"] for row in read_rows([folder / "pages.parquet"], ["wikitext"])]
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=150, deadline=DEADLINE_MS)
+@given(st.data())
+def test_mutated_real_pages(real_pages: list[str], data: st.DataObject) -> None:
+    """Catches what only the habits of real editors bring about: a window on a page, mutated."""
+    page = real_pages[data.draw(st.integers(0, len(real_pages) - 1))]
+    start = data.draw(st.integers(0, max(0, len(page) - WINDOW_CHARS)))
+    check(mutate(page[start : start + WINDOW_CHARS], data))
+
+
+@settings(max_examples=150, deadline=DEADLINE_MS)
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
 def test_mixed_pieces(text: str) -> None:
     """Catches combinations that nobody would write."""
     check(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=DEADLINE_MS)
 @given(st.text(max_size=200))
 def test_any_characters(text: str) -> None:
     """Catches control characters, surrogates and our own marks coming in from outside."""
+    check(text)
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_what_the_fuzzer_found(text: str) -> None:
+    """Catches each text again that once broke the cleaner."""
     check(text)
 
 
