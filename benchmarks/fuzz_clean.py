@@ -1,4 +1,4 @@
-"""The cleaner under a fuzzer that coverage leads: a text that breaks it, stalls it or leaves a mark.
+"""The cleaner under a fuzzer that coverage leads: which text breaks it, stalls it, leaves a mark?
 
     pip install atheris
     python benchmarks/fuzz_clean.py CORPUS --dumps DUMP... --seconds 3600
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from hashlib import sha1
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -29,12 +30,13 @@ RULES = Path(__file__).resolve().parents[1] / "tests" / "tasks" / "clean" / "tes
 SEED_CHARS = 1_500
 MAX_BYTES = 6_000
 MAX_SECONDS_EACH = 10
-WORDS = (
-    "{{ }} {{{ }}} [[ ]] {| |} |- || !! -{ }- -{H| ''' '' == <ref> </ref> <ref/> <!-- --> <nowiki>"
-    " </nowiki> <math> </math> <pre> </pre> <table> <tr> <td> <br> <sup> </sup> <poem> <gallery>"
-    " {{#if: {{#expr: {{convert| {{lang| {{NoteTA| [[File: [[Category: [http:// __TOC__ &nbsp;"
-    " &#x zh-cn: zh-tw: => （ ） ， 、 ( ) ; : * #"
-).split()
+WORDS = [
+    "{{", "}}", "{{{", "}}}", "[[", "]]", "{|", "|}", "|-", "||", "!!", "-{", "}-", "-{H|", "'''",
+    "==", "<ref>", "</ref>", "<ref/>", "<!--", "-->", "<nowiki>", "</nowiki>", "<math>", "</math>",
+    "<pre>", "</pre>", "<table>", "<tr>", "<td>", "<br>", "<sup>", "</sup>", "<poem>", "<gallery>",
+    "{{#if:", "{{#expr:", "{{convert|", "{{lang|", "{{NoteTA|", "[[File:", "[[Category:", "[http://",
+    "__TOC__", "&nbsp;", "&#x", "zh-cn:", "=>", "（", "）", "，", "、", "( )", ";", ":", "*", "#",
+]  # fmt: skip
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="0 is another one every time")
     arguments = parser.parse_args()
     try:
-        import atheris
+        atheris = import_module("atheris")
     except ImportError:
         parser.error("atheris is not installed: pip install atheris")
     finds = arguments.corpus.with_name(f"{arguments.corpus.name}-finds")
