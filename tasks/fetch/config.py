@@ -26,8 +26,7 @@ class FileSource(Source):
 
     kind: Literal["file"] = "file"
     path: Path = Field(json_schema_extra={"key": False})
-    """The file: XML, plain or packed; a multistream index beside it is taken along.
-    `recipe:demo/x.xml` lies in `flows/recipes/`."""
+    """The file: XML, plain or packed; `recipe:demo/x.xml` lies in `flows/recipes/`."""
 
 
 class PackageSource(Source):

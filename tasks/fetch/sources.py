@@ -6,7 +6,6 @@ holds the source's identity: the hash of a file's contents, or what a server say
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
@@ -21,16 +20,14 @@ from tasks.fetch.wiki import WikiFile
 from tasks.paths import resolve
 
 PACKED = (".bz2", ".gz", ".xz", ".lzma", ".7z", ".zst", ".zip")
-_MULTISTREAM = re.compile(r"(.+-multistream)(\d*)\.xml(-p\d+p\d+)?(\.\w+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class DumpFile:
-    """A file of a dump: its original name, where it is, and its multistream index."""
+    """A file of a dump: its original name, and where it is."""
 
     name: str
     origin: Path | RemoteFile
-    index: DumpFile | None = None
 
 
 def identity(source: FetchConfig) -> str:
@@ -44,25 +41,17 @@ def identity(source: FetchConfig) -> str:
         if source.sha1:
             return f"sha1:{source.sha1}"
         return remote_identity(source.url, contact=source.contact)
-    path = local_path(source)
-    index = index_beside(path)
-    beside = f" index:{sha256_file(index)}" if index else ""
-    return f"{file_name(source)} sha256:{sha256_file(path)}{beside}"
+    return f"{file_name(source)} sha256:{sha256_file(local_path(source))}"
 
 
 def dump_files(source: FetchConfig) -> list[DumpFile]:
     """Return the source's files, in the order of their pages."""
     if isinstance(source, WikiSource):
-        return [
-            _remote(source, file, _remote(source, index) if index else None)
-            for file, index in source.dump.files
-        ]
+        return [_remote(source, file) for file in source.dump.files]
     name = file_name(source)
     if isinstance(source, UrlSource):
         return [DumpFile(name, RemoteFile((source.url,), sha1=source.sha1))]
-    path = local_path(source)
-    index = index_beside(path)
-    return [DumpFile(name, path, DumpFile(index.name, index) if index else None)]
+    return [DumpFile(name, local_path(source))]
 
 
 def local_path(source: FileSource | PackageSource) -> Path:
@@ -73,15 +62,6 @@ def local_path(source: FileSource | PackageSource) -> Path:
     if path.stat().st_size == 0:
         raise BadInput(f"the dump file {path} is empty; download or copy it again")
     return path
-
-
-def index_beside(path: Path) -> Path | None:
-    """Return the index that lies beside a multistream dump, as Wikimedia names it."""
-    match = _MULTISTREAM.fullmatch(path.name)
-    if match is None:
-        return None
-    index = path.with_name(f"{match[1]}-index{match[2]}.txt{match[3] or ''}{match[4]}")
-    return index if index.is_file() else None
 
 
 def file_name(source: FileSource | PackageSource | UrlSource) -> str:
@@ -99,12 +79,12 @@ def packing(name: str) -> str:
     return suffix if suffix in PACKED else ""
 
 
-def _remote(source: WikiSource, file: WikiFile, index: DumpFile | None = None) -> DumpFile:
+def _remote(source: WikiSource, file: WikiFile) -> DumpFile:
     """Return a file of the wiki's dump: on the mirror, then on the origin."""
     servers = [server.rstrip("/") for server in (source.mirror, source.server) if server]
     folder = f"{source.wiki}/{source.dump.date}"
     urls = tuple(f"{server}/{folder}/{file.name}" for server in servers)
-    return DumpFile(file.name, RemoteFile(urls, file.size, file.sha1), index)
+    return DumpFile(file.name, RemoteFile(urls, file.size, file.sha1))
 
 
 def _in_package(source: PackageSource) -> Path:

@@ -1,9 +1,8 @@
 """source -> dump: its files, wherever they came from, and a note that says which wiki it is.
 
-source.json                  wiki, language, name, date, files: [{path, name, index}]
-dump.xml.bz2                 a dump of one file, and, if there is one,
-dump-index.txt.bz2           its multistream index
-dump-00001.xml.bz2, …        a dump of several, by their page ranges; indexes alike
+source.json                  wiki, language, name, date, files: [{path, name}]
+dump.xml.bz2                 a dump of one file, or
+dump-00001.xml.bz2, …        a dump of several, by their page ranges
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from tasks.fetch.sources import dump_files, identity, packing
 from tasks.stage import stage
 
 
-@stage("fetch", version=2, kind="dump", identity=identity)
+@stage("fetch", version=3, kind="dump", identity=identity)
 def fetch(config: FetchConfig, workspace: Workspace) -> Counts:
-    """Copy or download the dump's files and their indexes; write `source.json`."""
+    """Copy or download the dump's files; write `source.json`."""
     files = dump_files(config)
     date = None
     if isinstance(config, WikiSource):
@@ -32,15 +31,12 @@ def fetch(config: FetchConfig, workspace: Workspace) -> Counts:
             workspace.log(f"{config.wiki} {day}: not finished, passed over")
         workspace.log(f"{config.wiki} {date}: {len(files)} files")
     wanted: dict[Path, Path | RemoteFile] = {}
-    entries: list[dict[str, str | None]] = []
+    entries: list[dict[str, str]] = []
     for number, file in enumerate(files, 1):
         stem = "dump" if len(files) == 1 else f"dump-{number:05d}"
         path = f"{stem}.xml{packing(file.name)}"
-        index = f"{stem}-index.txt{packing(file.index.name)}" if file.index else None
         wanted[workspace.path / path] = file.origin
-        if file.index and index:
-            wanted[workspace.path / index] = file.index.origin
-        entries.append({"path": path, "name": file.name, "index": index})
+        entries.append({"path": path, "name": file.name})
     contact = config.contact if isinstance(config, ServerSource) else ""
     _bring(wanted, contact, workspace)
     source = {"wiki": config.wiki, "language": config.language, "name": files[0].name}

@@ -5,8 +5,9 @@
 
 A day counts as soon as the job we read is done; days before that are looked at in turn. `latest/`
 is never used: its names carry no day and it may mix two dumps. A large wiki's dump is several
-files, each a range of page ids, with a multistream index (offset:page id:title) beside each.
-What the server says is not trusted: names are matched whole, so none leads out of a folder.
+files, each a range of page ids. The multistream index beside each is left where it is: `extract`
+finds the streams by themselves, and enwiki's are 250 MB. What the server says is not trusted: names
+are matched whole, so none leads out of a folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COMING = ("in-progress", "waiting")
 _NAME = (
     r"{wiki}-{day}-pages-articles"
     r"(?P<form>(?:-multistream)?(?P<number>\d{{0,6}})\.xml"
-    r"|-multistream-index(?P<index_number>\d{{0,6}})\.txt)"
+    r"|-multistream-index\d{{0,6}}\.txt)"
     r"(?:-p(?P<page>\d{{1,18}})p\d{{1,18}})?\.(?:bz2|gz|xz|zst|7z)"
 )
 
@@ -44,18 +45,18 @@ class WikiFile:
 
 @dataclass(frozen=True, slots=True)
 class WikiDump:
-    """A finished dump: its files by page range, each with its index or None."""
+    """A finished dump: its files by page range."""
 
     wiki: str
     date: str
-    files: tuple[tuple[WikiFile, WikiFile | None], ...]
+    files: tuple[WikiFile, ...]
     unfinished: tuple[str, ...] = ()
     """The newer days that were passed over, and why."""
 
     @property
     def identity(self) -> str:
         """Return what tells this dump from any other: wiki, day and a digest of the SHA-1s."""
-        lines = [f"{one.sha1}  {one.name}" for pair in self.files for one in pair if one]
+        lines = [f"{one.sha1}  {one.name}" for one in self.files]
         digest = hashlib.sha1("\n".join(lines).encode()).hexdigest()
         return f"wiki:{self.wiki} {self.date} sha1s:{digest}"
 
@@ -113,8 +114,8 @@ def find_dump(
     )
 
 
-def _files(wiki: str, day: str, text: str) -> tuple[tuple[WikiFile, WikiFile | None], ...]:
-    """Return the dump files of a day's status, in the order of their pages, with their indexes."""
+def _files(wiki: str, day: str, text: str) -> tuple[WikiFile, ...]:
+    """Return the dump files of a day's status, in the order of their pages."""
     try:
         jobs = _Status.model_validate_json(text).jobs
     except ValidationError as error:
@@ -122,7 +123,6 @@ def _files(wiki: str, day: str, text: str) -> tuple[tuple[WikiFile, WikiFile | N
     job = _finished_job(jobs)
     pattern = re.compile(_NAME.format(wiki=wiki, day=day), re.ASCII)
     dumps: dict[tuple[int, int], WikiFile] = {}
-    indexes: dict[tuple[int, int], WikiFile] = {}
     for name, values in jobs[job].files.items():
         match = pattern.fullmatch(name)
         if match is None:
@@ -131,14 +131,14 @@ def _files(wiki: str, day: str, text: str) -> tuple[tuple[WikiFile, WikiFile | N
             file = _File.model_validate(values)
         except ValidationError as error:
             raise BadInput(f"{wiki} {day}: {name} in dumpstatus.json: {_first(error)}") from None
-        place = (int(match["page"] or 0), int(match["number"] or match["index_number"] or 0))
-        kind = dumps if match["form"].endswith(".xml") else indexes
-        kind[place] = WikiFile(name, file.size, file.sha1)
+        if match["form"].endswith(".xml"):
+            place = (int(match["page"] or 0), int(match["number"] or 0))
+            dumps[place] = WikiFile(name, file.size, file.sha1)
     if len(dumps) > 1:
         dumps.pop((0, 0), None)  # the whole beside its parts would be every page twice
     if not dumps:
         raise BadInput(f"{wiki} {day}: {job} is done and has no files; choose another `date`")
-    return tuple((dumps[place], indexes.get(place)) for place in sorted(dumps))
+    return tuple(dumps[place] for place in sorted(dumps))
 
 
 def _finished_job(jobs: dict[str, _Job]) -> str:

@@ -82,12 +82,11 @@ def test_the_newest_finished_day_is_taken(server: Any, tmp_path: Path) -> None:
             {
                 "path": "dump.xml.bz2",
                 "name": "xywiki-20261101-pages-articles-multistream.xml.bz2",
-                "index": "dump-index.txt.bz2",
             }
         ],
     }
     assert (tmp_path / "out" / "dump.xml.bz2").read_bytes() == b"dump of 20261101" * 1000
-    assert (tmp_path / "out" / "dump-index.txt.bz2").read_bytes() == b"index of 20261101"
+    assert not any("index" in one.path for one in server.requests)
     assert not any("latest" in one.path or "20261020" in one.path for one in server.requests)
     assert all("etude" in one.headers["user-agent"] for one in server.requests)
     days = [line.split(":")[0] for line in source.dump.unfinished]
@@ -113,9 +112,8 @@ def test_which_job_is_read(server: Any, jobs: dict[str, str], job: str | None) -
         with pytest.raises(BadInput, match="no finished dump of xywiki"):
             find_dump("xywiki", server=server.root)
         return
-    ((file, index),) = find_dump("xywiki", server=server.root).files
+    (file,) = find_dump("xywiki", server=server.root).files
     assert file.name in forms[job]
-    assert (index is not None) == (job == MULTI)
 
 
 def test_a_given_day_is_taken_or_refused(server: Any, tmp_path: Path) -> None:
@@ -134,7 +132,7 @@ def test_a_given_day_is_taken_or_refused(server: Any, tmp_path: Path) -> None:
 
 
 def test_the_parts_of_a_large_wiki_come_in_order_two_at_once(server: Any, tmp_path: Path) -> None:
-    """Catches parts in the order of names (10 before 2), a lost index, and a third connection."""
+    """Catches parts in the order of names (10 before 2), an index, and a third connection."""
     files = large("20261101")
     server.publish("xywiki", "20261101", {MULTI: ("done", files)})
     server.plan = {f"/xywiki/20261101/{name}": ["slow"] for name in files}
@@ -145,11 +143,11 @@ def test_the_parts_of_a_large_wiki_come_in_order_two_at_once(server: Any, tmp_pa
     pages = ["p1p4124", "p4125p90000", "p90001p200000", "p200001p300000"]
     assert [one["name"].split("xml-")[1] for one in note["files"]] == [f"{p}.bz2" for p in pages]
     assert [one["path"] for one in note["files"]] == [f"dump-0000{n}.xml.bz2" for n in range(1, 5)]
-    for entry, page in zip(note["files"], pages, strict=True):
+    for entry in note["files"]:
         assert (tmp_path / entry["path"]).read_bytes() == files[entry["name"]]
-        assert (tmp_path / entry["index"]).read_bytes() == page.encode()
+    assert not any("index" in one.path for one in server.requests)
     assert server.most_busy == 2
-    total = sum(map(len, files.values()))
+    total = sum(len(body) for name, body in files.items() if "index" not in name)
     assert (counts.kept, counts.metrics["bytes"]) == (4, total)
     assert seen[-1] == (total, total) and all(known == total for _, known in seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -160,7 +158,7 @@ def test_the_whole_beside_its_parts_is_left(server: Any) -> None:
     files = small("20261101") | large("20261101")
     server.publish("xywiki", "20261101", {MULTI: ("done", files)})
     found = find_dump("xywiki", server=server.root).files
-    assert len(found) == 4 and all("xml-p" in file.name for file, _ in found)
+    assert len(found) == 4 and all("xml-p" in file.name for file in found)
 
 
 def test_the_key_sees_a_new_finished_dump_and_nothing_else(server: Any) -> None:
@@ -179,6 +177,9 @@ def test_the_key_sees_a_new_finished_dump_and_nothing_else(server: Any) -> None:
     second = look()
     assert second[0] != first[0] and second[1] == first[1]
     server.publish("xywiki", "20261101", {MULTI: ("done", small("20261101", index=False))})
+    assert look() == second
+    other = small("20261101") | {name: b"other" for name in small("20261101", index=False)}
+    server.publish("xywiki", "20261101", {MULTI: ("done", other)})
     assert look()[0] != second[0]
 
 
@@ -239,13 +240,13 @@ def test_a_mirror_gives_the_files_and_the_origin_the_word(
     """Catches checksums from the mirror, and a lagging or corrupt one that ends the run."""
     mirror, origin = make_server(), make_server()
     files = small("20261101")
-    dump, index = (f"/xywiki/20261101/{name}" for name in files)
+    dump = next(f"/xywiki/20261101/{name}" for name in files)
     origin.publish("xywiki", "20261101", {MULTI: ("done", files)})
-    mirror.files[dump] = bytes(len(files[Path(dump).name]))  # of the right size; no index at all
+    mirror.files[dump] = bytes(len(files[Path(dump).name]))  # of the right size
     source = WikiSource(wiki="xywiki", server=origin.root, mirror=f"{mirror.root}/")
     run(tmp_path, source)
     assert (tmp_path / "dump.xml.bz2").read_bytes() == files[Path(dump).name]
-    assert sorted(one.path for one in mirror.requests) == sorted([dump, index])
+    assert [one.path for one in mirror.requests] == [dump]
     assert len(origin.asked("dumpstatus.json")) == len(origin.asked(dump)) == 1
 
 
