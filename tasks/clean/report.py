@@ -101,7 +101,7 @@ def write_report(workspace: Workspace, pages: ArtifactRef, counts: Counts) -> No
 
 
 def sum_unresolved(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
-    """Return (template, pages, title of one of them) over all parts, the commonest first."""
+    """Return (template, documents, title of one of them) over all parts, the commonest first."""
     found: dict[str, tuple[int, str]] = {}
     for row in rows:
         pages, example = found.get(row["name"], (0, row["example"]))
@@ -199,13 +199,13 @@ def _sections(
         yield from _table(("page", "id", "flag"), shown)
     yield "## Unresolved templates\n"
     yield (
-        f"{len(unresolved):,} templates on the pages have no rule; the commonest are\n"
+        f"{len(unresolved):,} templates in the documents have no rule; the commonest are\n"
         if unresolved
-        else "Every template on the pages has a rule.\n"
+        else "Every template in the documents has a rule.\n"
     )
     rows = [(cell(name), f"{n:,}", cell(title)) for name, n, title in unresolved[:MAX_ROWS]]
     if rows:
-        yield from _table(("template", "pages", "such as"), rows)
+        yield from _table(("template", "documents", "such as"), rows)
     yield f"{NUM_SAMPLES} documents beside their wikitext: `samples.html`."
 
 

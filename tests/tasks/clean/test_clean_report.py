@@ -42,7 +42,8 @@ def test_the_figures_are_those_of_the_ledger(
     text, samples, counts = report(tmp_path, make_pages, rows)
     assert counts.kept == 30
     for line in ("| kept | 30 | 75.00% |", "| empty | 10 | 25.00% |", "## Lengths", "## Residues",
-                 "## Unresolved templates", "MB per CPU-second"):  # fmt: skip
+                 "## Unresolved templates", "MB per CPU-second",
+                 "per 1,000 documents"):  # fmt: skip
         assert line in text
     assert "Since the last dump" not in text
     page = html.fromstring(samples)
@@ -93,6 +94,23 @@ def test_samples_stay_when_a_refresh_adds_pages() -> None:
     assert len(set(pick_samples(np.arange(1, 5051), 20)) & set(chosen)) >= 17
     assert np.std(chosen) > 800, "the samples are not spread over the pages"
     assert pick_samples(np.array([5, 5, 5]), 20) == [5]
+
+
+def test_rates_and_counts_are_those_of_documents(
+    tmp_path: Path,
+    make_page: Callable[..., Row],
+    make_pages: Callable[..., ArtifactRef],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a residue told per page, or a template counted where no document came of the page."""
+    use = "{{Quite unheard of|1|2|3}} "
+    rows = [make_page(n, f"P{n}", use + PROSE * (n % 2)) for n in range(1, 21)]
+    monkeypatch.setattr("tasks.clean.part.count_residues", lambda text: {"x": text.count("P1\n")})
+    text, _, counts = report(tmp_path, make_pages, rows)
+    assert (counts.seen, counts.kept) == (20, 10)
+    assert "| Quite unheard of | 10 | P1 |" in text
+    assert "| template | documents | such as |" in text
+    assert "| x | 1 | 100.00 |" in text
 
 
 def test_unresolved_templates_add_up_over_parts() -> None:
