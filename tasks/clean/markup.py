@@ -294,7 +294,7 @@ class _Tags:
         before = self.parts[-1][-1:] if self.parts else ""
         return (
             not self.is_in_code
-            and not before.isalnum()
+            and not (before < "\u2e80" and before.isalnum())  # Chinese sets no space before it
             and "`" not in content
             and _QUOTED_MARKUP.fullmatch(content.strip()) is not None
         )
