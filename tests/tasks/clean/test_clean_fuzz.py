@@ -6,7 +6,11 @@ it, led by coverage. Its finds belong in FOUND.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from tasks.clean.wikitext import Document, parse_page
 from tasks.extract.config import ExtractConfig
 from tasks.extract.pages import extract_dump
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 EN = Site.of("en", {"6": "File", "14": "Category"})
 ZH = Site.of("zh", {"6": "文件", "14": "分类"})
 SNIPPETS = [
@@ -138,6 +143,16 @@ def test_any_characters(text: str) -> None:
 def test_what_the_fuzzer_found(text: str) -> None:
     """Catches each text again that once broke the cleaner."""
     check(text)
+
+
+@pytest.mark.skipif(find_spec("atheris") is not None, reason="atheris is installed here")
+def test_the_fuzzer_says_what_it_wants(tmp_path: Path) -> None:
+    """Catches a harness that no longer starts, and a traceback where a command would help."""
+    command = [sys.executable, "benchmarks/fuzz_clean.py", str(tmp_path / "corpus")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("atheris is not installed: pip install atheris\n")
 
 
 def test_marks_of_ours_in_a_page_are_dropped() -> None:
