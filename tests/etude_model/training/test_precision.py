@@ -65,11 +65,16 @@ def test_a_cpu_compiles_only_on_request(tiny_model_config: EtudeConfig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_equals_eager(tiny_model_config: EtudeConfig, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "num_experts"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 4)]
+)
+def test_compiled_equals_eager(
+    tiny_model_config: EtudeConfig, dtype: torch.dtype, num_experts: int
+) -> None:
     """Catches a block whose compiled form computes something else, and graph breaks."""
     torch.manual_seed(0)
-    models = [Etude(tiny_model_config) for _ in range(2)]
+    config = EtudeConfig(**tiny_model_config.model_dump() | {"num_experts": num_experts})
+    models = [Etude(config) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -80,10 +85,12 @@ def test_compiled_equals_eager(tiny_model_config: EtudeConfig, dtype: torch.dtyp
         with autocast(CPU, dtype), torch._dynamo.config.patch(error_on_recompile=True):
             nats, count = model.loss(model(tokens), targets)
         (nats / count).backward()
-        gradients = [weight.grad for weight in model.parameters()]
-        results.append([nats.detach(), *gradients])
-    tolerance = 1e-4 if dtype == torch.float32 else 0.03
-    for one, other in zip(*results, strict=True):
-        assert (one - other).norm() <= tolerance * one.norm()
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        results.append({"nats": nats.detach(), **gradients})
+    for name, one in results[0].items():
+        tolerance = 1e-4 if dtype == torch.float32 else 0.03
+        if "mlp.gate.weight" in name or "mlp.experts" in name:
+            tolerance = 0.3  # by rounding, a token between two experts goes to the other one
+        assert (one - results[1][name]).norm() <= tolerance * one.norm(), name
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
