@@ -1,31 +1,60 @@
-"""What a GPU gets out of the trainer: MFU by preset, MoE beside dense, nanoGPT beside ours.
+"""What a GPU gets out of the trainer: MFU by preset, MoE beside dense, compiled beside eager.
 
-    python benchmarks/on_gpu.py                              small, medium, small-moe; 4 minutes
-    python benchmarks/on_gpu.py --nanogpt nanoGPT --seconds 300
+    python benchmarks/on_gpu.py --out gpu.json                         5 to 8 minutes on an H100
+    python benchmarks/on_gpu.py --out gpu.json --only small,small-moe  a part, added to gpu.json
+    python benchmarks/on_gpu.py --out gpu.json --only nanogpt --nanogpt nanoGPT
+    python benchmarks/on_gpu.py --presets small --only small --seconds 300      five minutes of it
     python benchmarks/on_gpu.py --presets nano nano-moe --device cpu --seconds 10 --rows 16
 
-Each run is the trainer as users start it (`python -m etude_model.training`), on random tokens, for
-a number of seconds, then stopped. Figures are medians of its steps after the first ten, which hold
-the compilation. MFU counts 6 FLOP per active weight and token, the embedding looked up apart, plus
-12 * layers * heads * head_dim * T for attention, over the data sheet's peak. `--nanogpt` names a
-checkout of karpathy/nanoGPT: its model.py, compiled, with its own fused AdamW, trains as many
-weights on the same rows. Needs torch, numpy, pyarrow, pydantic, safetensors and sentencepiece.
-The last line is JSON.
+The parts, each in a process of its own, one after the other, `--seconds` each after its start:
+
+    small …    a preset: the trainer as users start it (`python -m etude_model.training`)
+    eager      the first dense and the first MoE preset once more, uncompiled: the first steps'
+               losses and gradient norms must be the same, and the peak of memory is the one that
+               the prediction is about (a compiled run keeps less)
+    nanogpt    nanoGPT's model.py, compiled, with its own fused AdamW, for each dense preset: as
+               many weights, as many rows in a step, `--nanogpt-rows` of them at once
+
+Tokens are made up; half of them follow from the one before, so that there is something to learn.
+Figures are medians of the steps after the first five, which hold the compilation. MFU is tokens per
+second x FLOP per token / the data sheet's peak in bfloat16 (H100: 989e12), over whole steps, the
+optimiser included. FLOP per token are 6 per active weight, where a table that is only looked up
+does not count and a tied one counts once, as the output matrix, and 12 * layers * heads * head_dim
+* T for attention, the upper triangle included. nanoGPT is counted the same way.
+
+A part that fails has an "error" and the others go on; after `--minutes` no part is begun, and the
+one at work is stopped. Each part's figures are printed as a line of JSON as soon as they are known,
+and written to `--out`, to which later calls on the same device add. The last line is all of them.
+Exit code 1: a part failed or a bar was missed, see "missed".
+
+`--nanogpt` names a checkout of karpathy/nanoGPT, or a folder with a model.py of the interface that
+benchmarks/nanogpt_on_gpu.py writes down.
+
+Needs torch, numpy, pyarrow, safetensors, sentencepiece and pydantic. A GPU machine's image often
+has all but pydantic. Where it has no package index either, bring pydantic and its own needs
+(pydantic_core, annotated_types, typing_inspection, typing_extensions) along, for its Python:
+
+    pip download --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 \\
+        --dest .wheels pydantic                                     at home; git ignores .wheels
+    pip install --no-index --find-links .wheels --target .wheels/site pydantic        over there
+    PYTHONPATH=.wheels/site python benchmarks/on_gpu.py --out gpu.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import runpy
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,100 +63,268 @@ import pyarrow as pa
 import sentencepiece
 import torch
 
-from etude_model.config import EtudeConfig, PretrainConfig, preset
-from etude_model.counts import count, peak_flops
-from etude_model.device import autocast, pick_dtype
-from etude_model.model.transformer import Etude
+# A bare GPU machine has not installed the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from etude_model.config import PretrainConfig, preset
 from etude_model.tokenizer import Tokenizer
+from etude_model.training.events import read_events
+from etude_model.training.run import EVENTS_FILE, RUN_FILE
+from storage.errors import EXIT_STOPPED
+from storage.files import write_json
 from storage.formats.shards import write_shard
 
+Run = dict[str, Any]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 SPECIALS = ["<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(10))]
+FIRST_WORD = 300  # the ids below are special ones and bytes
 TRAIN_ROWS = 4096
-WARM_UP_STEPS = 10
+WARM_UP_STEPS = 5
+COMPARED_STEPS = 10
+STOP_SECONDS = 60  # for a checkpoint of weights and moments
 BARS = {"small": 0.40, "medium": 0.45}
 MOE_BAR = 0.75
-EQUAL = 2e-2  # relative, of losses and gradient norms in bfloat16
+# Of compiled and eager steps in bfloat16, the largest relative difference.
+TOLERANCES = {"loss": 0.01, "gradient_norm": 0.05}
 
 
 def main() -> int:
-    """Run all parts; return 1 if a bar is missed."""
+    """Run the parts; return 1 if one failed or a bar is missed."""
+    options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the child ends as well
+    ends = time.monotonic() + 60 * options.minutes
+    answer = begin(options)
+    with tempfile.TemporaryDirectory() as folder:
+        for part, name in parts(options):
+            key = name if part == name else f"{part} {name}"
+            work = nanogpt if part == "nanogpt" else etude
+            try:
+                run = work(Path(folder, key), part, name, options, ends)
+            except Exception as error:  # whatever it is, the other parts go on
+                run = {"error": f"{type(error).__name__}: {error}"[-4000:]}
+            shutil.rmtree(Path(folder, key), ignore_errors=True)  # a checkpoint takes gigabytes
+            answer["runs"][key] = run
+            answer |= compare(answer["runs"])
+            answer["missed"] = missed(answer)
+            print(f"{line(key, run)}\n{json.dumps({key: run})}", flush=True)
+            if options.out:
+                write_json(options.out, answer)
+    print(json.dumps(answer))
+    return 1 if answer["missed"] else 0
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--presets", nargs="+", default=["small", "medium", "small-moe"])
+    parser.add_argument("--presets", nargs="+", default=["small", "small-moe", "medium"])
+    parser.add_argument("--only", type=lambda text: text.split(","), help="parts, by commas")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; what it has is kept")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seconds", type=float, default=75, help="for each run")
+    parser.add_argument("--minutes", type=float, default=8, help="for all parts together")
+    parser.add_argument("--seconds", type=float, default=25, help="for each run of ours")
     parser.add_argument("--rows", type=int, default=128, help="sequences of a step")
+    parser.add_argument("--set", type=json.loads, default={}, help="train settings, a JSON object")
     parser.add_argument("--nanogpt", type=Path, help="folder with nanoGPT's model.py")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=JSON", help="train settings")
-    options = parser.parse_args()
-    settings = {
-        name: json.loads(value) for name, _, value in (one.partition("=") for one in options.set)
-    }
-    device = torch.device(options.device)
-    answer: dict[str, Any] = {"device": name_of(device), "torch": torch.__version__, "runs": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = make_tokenizer(Path(folder))
-        for name in options.presets:
-            architecture = preset(name)
-            shards = make_shards(Path(folder), tokenizer, architecture.context_length)
-            run = train(Path(folder, name), name, shards, tokenizer, options, settings)
-            answer["runs"][name] = run
-            print(line(name, run), flush=True)
-    for name in options.presets:
-        dense = name.removesuffix("-moe")
-        if name != dense and dense in answer["runs"]:
-            rates = [answer["runs"][one]["tokens_per_second"] for one in (name, dense)]
-            answer["moe_over_dense"] = round(rates[0] / rates[1], 3)
-            print(f"{name} over {dense}: {answer['moe_over_dense']}, the bar is {MOE_BAR}")
-    if device.type == "cuda":
-        answer["compiled_minus_eager"] = compare_compiled(preset(options.presets[0]), device)
-        print(f"compiled against eager, relative: {answer['compiled_minus_eager']}")
-    if options.nanogpt:
-        for name in [one for one in options.presets if not one.endswith("-moe")]:
-            rows = answer["runs"][name]["micro_batch_size"]
-            peer = train_nanogpt(options.nanogpt, preset(name), rows, options, device)
-            answer["runs"][f"nanogpt {name}"] = peer
-            print(line(f"nanogpt {name}", peer), flush=True)
-    answer["passed"] = has_passed(answer)
-    print(json.dumps(answer))
-    return 0 if answer["passed"] else 1
+    parser.add_argument("--nanogpt-seconds", type=float, default=25)
+    parser.add_argument("--nanogpt-rows", type=int, default=16, help="sequences at once")
+    return parser.parse_args()
 
 
-def line(name: str, run: dict[str, Any]) -> str:
+def parts(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the parts that are asked for and the preset of each."""
+    dense = [name for name in options.presets if not name.endswith("-moe")]
+    sparse = [name for name in options.presets if name.endswith("-moe")]
+    known = [(name, name) for name in options.presets]
+    known += [("eager", name) for name in dense[:1] + sparse[:1]]
+    known += [("nanogpt", name) for name in dense if options.nanogpt]
+    wanted = options.only or [part for part, _ in known]
+    unknown = set(wanted) - {part for part, _ in known}
+    if unknown:
+        raise SystemExit(f"--only {','.join(unknown)}: give the preset in --presets, or --nanogpt")
+    return [(part, name) for part, name in known if part in wanted]
+
+
+def begin(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the answer to add to: that of `--out` where it is of this device and torch."""
+    device = {"device": name_of(torch.device(options.device)), "torch": torch.__version__}
+    if options.out and options.out.exists():
+        former: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8"))
+        if former.items() >= device.items():
+            return former
+    return device | {"runs": {}}
+
+
+def line(key: str, run: Run) -> str:
     """Return a run's row of the table."""
+    if "error" in run and "steps" not in run:
+        return f"{key:<18} failed: {run['error'][-200:]}"
     mfu = "-" if run["mfu"] is None else f"{run['mfu']:.1%}"
-    predicted = run.get("predicted_memory_bytes", 0) / 1e9
+    predicted = run.get("predicted_memory_bytes")
+    beside = f" ({predicted / 1e9:.1f} predicted for eager)" if predicted else ""
     return (
-        f"{name:<18}{run['parameters'] / 1e6:>8.1f}M {run['tokens_per_second']:>11,.0f} tok/s"
-        f"  MFU {mfu:>6}  {run['memory_bytes'] / 1e9:>6.1f} GB (predicted {predicted:.1f})"
+        f"{key:<18}{run['parameters'] / 1e6:>8.1f}M {run['tokens_per_second']:>11,.0f} tok/s"
+        f"  MFU {mfu:>6}  {run['memory_bytes'] / 1e9:>6.1f} GB{beside}"
         f"  {run['micro_batch_size']} rows at once, {run['steps']} steps"
     )
 
 
-def has_passed(answer: dict[str, Any]) -> bool:
-    """Say whether every bar that was measured holds."""
-    runs = answer["runs"]
-    mfu = all(
-        runs[name]["mfu"] is None or runs[name]["mfu"] >= bar
-        for name, bar in BARS.items()
-        if name in runs
-    )
-    equal = all(value <= EQUAL for value in answer.get("compiled_minus_eager", {}).values())
-    return mfu and equal and answer.get("moe_over_dense", 1.0) >= MOE_BAR
+def compare(runs: dict[str, Run]) -> dict[str, Any]:
+    """Return MoE's share of the dense speed, and how far compiled steps are from eager ones."""
+    found: dict[str, Any] = {"moe_over_dense": {}, "compiled_minus_eager": {}}
+    done = {key: run for key, run in runs.items() if "steps" in run}
+    for key, run in done.items():
+        dense = done.get(key.removesuffix("-moe"), run)
+        if dense is not run:
+            found["moe_over_dense"][key] = run["tokens_per_second"] / dense["tokens_per_second"]
+        eager = done.get(f"eager {key}")
+        if eager is not None:
+            found["compiled_minus_eager"][key] = {
+                name: max(
+                    abs(one - other) / abs(other)
+                    for one, other in zip(run["first"][name], eager["first"][name], strict=False)
+                )
+                for name in TOLERANCES
+            }
+    return found
 
 
-# The runs
+def missed(answer: dict[str, Any]) -> list[str]:
+    """Return what failed and which bars were measured and missed."""
+    runs: dict[str, Run] = answer["runs"]
+    found = [f"{key} failed" for key, run in runs.items() if "error" in run]
+    for key, bar in BARS.items():
+        mfu = runs.get(key, {}).get("mfu")
+        if mfu is not None and mfu < bar:
+            found.append(f"{key}: MFU {mfu:.3f} is below {bar}")
+    for key, share in answer["moe_over_dense"].items():
+        if share < MOE_BAR:
+            found.append(f"{key}: {share:.3f} of the dense speed is below {MOE_BAR}")
+    for key, differences in answer["compiled_minus_eager"].items():
+        for name, difference in differences.items():
+            if not difference <= TOLERANCES[name]:
+                found.append(f"{key}: compiled and eager {name} differ by {difference:.4f}")
+    return found
+
+
+# Processes
+
+
+@contextmanager
+def child(command: list[str], folder: Path, ends: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, which is killed at the end of the block."""
+    if time.monotonic() > ends:
+        raise TimeoutError("no time left; run this part by itself (--only), or give --minutes")
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=log,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            process_group=0,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ending(folder: Path, code: int) -> str:
+    """Return how a child ended, in its own last words."""
+    log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+    return f"exit code {code}: {log[-3000:]}"
+
+
+# Etude
+
+
+def etude(folder: Path, part: str, name: str, options: argparse.Namespace, ends: float) -> Run:
+    """Train a preset for some seconds of steps; return the medians of its events."""
+    write_run(folder, part, name, options)
+    command = [sys.executable, "-m", "etude_model.training", str(folder)]
+    with child(command, folder, ends) as process:
+        began = None
+        while process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.2)
+            if began is None and len(events(folder, "step")) >= WARM_UP_STEPS:
+                began = time.monotonic()
+            if began is not None and time.monotonic() - began > options.seconds:
+                break
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_SECONDS)
+        code = process.poll()
+    failure = {}
+    if code != EXIT_STOPPED:
+        failure["error"] = "it did not stop" if code is None else ending(folder, code)
+    steps = events(folder, "step")
+    measured = steps[WARM_UP_STEPS:]
+    if not measured:
+        return failure or {"error": f"{len(steps)} steps in the time that was left"}
+    (start,) = events(folder, "start")
+    mfus = [one["mfu"] for one in measured if "mfu" in one]
+    return failure | {
+        "tokens_per_second": statistics.median(one["tokens_per_second"] for one in measured),
+        "mfu": statistics.median(mfus) if mfus else None,
+        "parameters": start["parameters"],
+        "memory_bytes": max(one["memory_bytes"] for one in measured),
+        "predicted_memory_bytes": start["predicted_memory_bytes"],
+        "micro_batch_size": start["micro_batch_size"],
+        "warnings": [one["message"] for one in events(folder, "warning")],
+        "steps": len(measured),
+        "first": {key: [one[key] for one in steps[:COMPARED_STEPS]] for key in TOLERANCES},
+    }
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events of a kind that a run has written so far."""
+    return [one for _, one in read_events(folder / EVENTS_FILE) if one["kind"] == kind]
+
+
+def write_run(folder: Path, part: str, name: str, options: argparse.Namespace) -> None:
+    """Write the run of a preset, and the tokenizer and rows that it shares with others."""
+    tokenizer = make_tokenizer(folder.parent)
+    shards = make_shards(folder.parent, tokenizer, preset(name).context_length)
+    rare = 1_000_000
+    train = {
+        "preset": name,
+        "num_steps": rare,
+        "batch_size": options.rows,
+        "device": options.device,
+        "evaluate_every": rare,
+        "evaluation_rows": 8,
+        "checkpoint_every": rare,
+        **options.set,
+        **({"compile": "off"} if part == "eager" else {}),
+    }
+    run = {
+        "stage": "pretrain",
+        "model": preset(name).model_dump(mode="json"),
+        "train": PretrainConfig.model_validate(train).model_dump(mode="json"),
+        "shards": [str(shards)],
+        "tokenizer": str(tokenizer.path),
+        "parent_pid": os.getpid(),
+    }
+    (folder / RUN_FILE).parent.mkdir(parents=True)
+    write_json(folder / RUN_FILE, run)
 
 
 def make_tokenizer(folder: Path) -> Tokenizer:
-    """Train a small tokenizer on made-up words; ids of larger vocabularies are never used."""
+    """Train a small tokenizer on made-up words, once; larger vocabularies have unused ids."""
+    path = folder / "tokenizer.model"
+    if path.exists():
+        return Tokenizer(path)
     generator = random.Random(0)
     words = ["".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(2000)]
     lines = [" ".join(generator.choices(words, k=12)) for _ in range(4000)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
-        model_prefix=str(folder / "tokenizer"),
+        model_prefix=str(path.with_suffix("")),
         vocab_size=2048,
         model_type="bpe",
         byte_fallback=True,
@@ -135,18 +332,23 @@ def make_tokenizer(folder: Path) -> Tokenizer:
         control_symbols=SPECIALS,
         minloglevel=2,
     )
-    return Tokenizer(folder / "tokenizer.model")
+    return Tokenizer(path)
 
 
 def make_shards(folder: Path, tokenizer: Tokenizer, context_length: int) -> Path:
-    """Write rows of random tokens, each one document."""
+    """Write rows of made-up tokens, each one document, once for each length."""
     shards = folder / f"shards-{context_length}"
     if shards.exists():
         return shards
     generator = np.random.default_rng(0)
+    follower = generator.permutation(np.arange(FIRST_WORD, tokenizer.vocab_size))
     for part, num_rows in (("train-00000", TRAIN_ROWS), ("validation-00000", 8)):
         shape = (num_rows, context_length)
-        tokens = generator.integers(300, tokenizer.vocab_size, shape, dtype=np.uint16)
+        tokens = generator.integers(FIRST_WORD, tokenizer.vocab_size, shape, dtype=np.uint16)
+        is_following = generator.random(shape) < 0.5
+        for place in range(1, context_length):
+            known = follower[tokens[:, place - 1] - FIRST_WORD]
+            tokens[:, place] = np.where(is_following[:, place], known, tokens[:, place])
         segments = pa.array([[context_length]] * num_rows, type=pa.list_(pa.int32()))
         (shards / part).mkdir(parents=True)
         write_shard(
@@ -164,158 +366,22 @@ def make_shards(folder: Path, tokenizer: Tokenizer, context_length: int) -> Path
     return shards
 
 
-def train(
-    folder: Path,
-    name: str,
-    shards: Path,
-    tokenizer: Tokenizer,
-    options: argparse.Namespace,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Train a preset for some seconds of steps; return the medians of its events."""
-    config = PretrainConfig.model_validate(
-        {
-            "preset": name,
-            "num_steps": 1_000_000,
-            "batch_size": options.rows,
-            "device": options.device,
-            "evaluate_every": 1_000_000,
-            "evaluation_rows": 8,
-            "checkpoint_every": 1_000_000,
-        }
-        | settings
-    )
-    run = {
-        "stage": "pretrain",
-        "model": preset(name).model_dump(mode="json"),
-        "train": config.model_dump(mode="json"),
-        "shards": [str(shards)],
-        "tokenizer": str(tokenizer.path),
-    }
-    (folder / "logs").mkdir(parents=True)
-    (folder / "logs" / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    command = [sys.executable, "-m", "etude_model.training", str(folder)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        began = None
-        while process.poll() is None:
-            time.sleep(0.5)
-            if began is None and len(events(folder, "step")) >= WARM_UP_STEPS:
-                began = time.monotonic()
-            if began is not None and time.monotonic() - began > options.seconds:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=120)
-    steps = events(folder, "step")[WARM_UP_STEPS:]
-    if not steps:
-        raise SystemExit((folder / "log").read_text(encoding="utf-8")[-4000:])
-    (start,) = events(folder, "start")
-    middle = {key: statistics.median(one[key] for one in steps) for key in ("tokens_per_second",)}
-    mfus = [one["mfu"] for one in steps if "mfu" in one]
-    return middle | {
-        "mfu": statistics.median(mfus) if mfus else None,
-        "parameters": start["parameters"],
-        "memory_bytes": max(one["memory_bytes"] for one in steps),
-        "predicted_memory_bytes": start["predicted_memory_bytes"],
-        "micro_batch_size": start["micro_batch_size"],
-        "steps": len(steps),
-    }
+# nanoGPT
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of a kind that a run has written so far."""
-    path = folder / "logs" / "events.jsonl"
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [one for one in map(json.loads, whole.splitlines()) if one["kind"] == kind]
-
-
-def train_nanogpt(
-    folder: Path, config: EtudeConfig, rows: int, options: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
-    """Train nanoGPT's model with as many weights on as many rows, for as many seconds."""
-    module = runpy.run_path(str(folder / "model.py"), run_name="nanogpt")
-    shape = nanogpt_shape(module, config)
-    with redirect_stdout(sys.stderr):
-        model = module["GPT"](shape).to(device)
-        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
-    compiled = torch.compile(model) if device.type == "cuda" else model
-    dtype = pick_dtype("auto", device)
-    torch.set_float32_matmul_precision("high")
-    tokens = torch.randint(300, 2048, (rows, config.context_length + 1), device=device)
-    num_micro = max(1, options.rows // rows)
-    seconds: list[float] = []
-    began = time.monotonic()
-    while len(seconds) <= WARM_UP_STEPS or time.monotonic() - began < options.seconds:
-        if len(seconds) == WARM_UP_STEPS:
-            began = time.monotonic()
-        start = time.perf_counter()
-        for _ in range(num_micro):
-            with autocast(device, dtype):
-                _, loss = compiled(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-            (loss / num_micro).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    middle = statistics.median(seconds[WARM_UP_STEPS:])
-    rate = num_micro * rows * config.context_length / middle
-    num_parameters = sum(weight.numel() for weight in model.parameters())
-    positions = config.context_length * shape.n_embd
-    attention = 12 * shape.n_layer * shape.n_embd * config.context_length
-    peak = peak_flops(name_of(device), dtype)
-    flops = 6 * (num_parameters - positions) + attention
-    on_gpu = device.type == "cuda"
-    return {
-        "tokens_per_second": rate,
-        "mfu": rate * flops / peak if peak else None,
-        "parameters": num_parameters,
-        "memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
-        "micro_batch_size": rows,
-        "steps": len(seconds) - WARM_UP_STEPS,
-    }
-
-
-def nanogpt_shape(module: dict[str, Any], config: EtudeConfig) -> Any:
-    """Return nanoGPT's config of our width, with the layers that come nearest in weights."""
-    width = config.hidden_size
-    tables = (config.vocab_size + config.context_length) * width
-    layers = max(1, round((count(config).total_parameters - tables) / (12 * width * width)))
-    return module["GPTConfig"](
-        vocab_size=config.vocab_size,
-        block_size=config.context_length,
-        n_layer=layers,
-        n_head=max(1, width // 64),
-        n_embd=width,
-        dropout=0.0,
-        bias=False,
-    )
-
-
-def compare_compiled(config: EtudeConfig, device: torch.device) -> dict[str, float]:
-    """Return how much loss and gradient norm of one batch differ, compiled and not, relatively."""
-    found = []
-    for is_compiled in (False, True):
-        torch.manual_seed(0)
-        model = Etude(config).to(device)
-        if is_compiled:
-            for block in model.model.layers:
-                block.compile()
-        tokens = torch.randint(config.vocab_size, (4, config.context_length + 1), device=device)
-        with autocast(device, pick_dtype("auto", device)):
-            nats, number = model.loss(model(tokens[:, :-1]), tokens[:, 1:])
-        (nats / number).backward()
-        norm = torch.nn.utils.get_total_norm(
-            [weight.grad for weight in model.parameters() if weight.grad is not None]
-        )
-        found.append(((nats / number).item(), norm.item()))
-    names = ("loss", "gradient_norm")
-    return {
-        name: abs(compiled - eager) / abs(eager)
-        for name, eager, compiled in zip(names, *found, strict=True)
-    }
+def nanogpt(folder: Path, part: str, name: str, options: argparse.Namespace, ends: float) -> Run:
+    """Train nanoGPT beside a preset in a child, whose memory is its own and gone at its end."""
+    folder.mkdir()
+    command = [sys.executable, str(Path(__file__).with_name("nanogpt_on_gpu.py"))]
+    command += [str(options.nanogpt), name, "--device", options.device]
+    command += ["--rows", str(options.rows), "--rows-at-once", str(options.nanogpt_rows)]
+    command += ["--seconds", str(options.nanogpt_seconds)]
+    with child(command, folder, ends) as process:
+        code = process.wait(timeout=max(0.0, ends - time.monotonic()))
+    if code:
+        raise RuntimeError(ending(folder, code))
+    run: Run = json.loads((folder / "out").read_text(encoding="utf-8").splitlines()[-1])
+    return run
 
 
 def name_of(device: torch.device) -> str:
