@@ -85,8 +85,9 @@ COMPARED_STEPS = 10
 STOP_SECONDS = 60  # for a checkpoint of weights and moments
 BARS = {"small": 0.40, "medium": 0.45}
 MOE_BAR = 0.75
-# Of compiled and eager steps in bfloat16, the largest relative difference.
-TOLERANCES = {"loss": 0.01, "gradient_norm": 0.05}
+# The largest relative difference of compiled and eager steps in bfloat16. Seen on a CPU with nano:
+# 0.00002 and 0.002; two models that do differ, nano and nano-moe: 0.004 and 0.25.
+TOLERANCES = {"loss": 0.001, "gradient_norm": 0.02}
 
 
 def main() -> int:

@@ -75,6 +75,7 @@ def test_it_measures_dense_and_sparse_training(tmp_path: Path) -> None:
     Nothing is compiled here, so the first steps of the eager runs are the same to the bit.
     """
     arguments = ["--presets", "nano", "nano-moe", "--seconds", "1", "--rows", "4"]
+    arguments += ["--set", '{"threads": 1}']  # two that wait for a busy core take minutes
     _, answer = measure(tmp_path, *arguments, "--only", "nano,nano-moe,eager")
     assert set(answer["runs"]) == {"nano", "nano-moe", "eager nano", "eager nano-moe"}
     for run in answer["runs"].values():
