@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,3})?", re.ASCII
 _VERBATIM_TAGS = {"math": "$%s$", "chem": r"$\ce{%s}$", "ce": r"$\ce{%s}$", "code": "`%s`"}
 _DROPPED_TAGS = (
     "ref references gallery imagemap timeline graph score mapframe maplink templatedata hiero "
-    "inputbox categorytree templatestyles indicator section"
+    "inputbox categorytree templatestyles indicator section dynamicpagelist quiz"
 )
 
 

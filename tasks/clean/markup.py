@@ -58,16 +58,17 @@ _SUPERSCRIPT, _SUBSCRIPT = re.compile(r"[0-9+\-−=()n]+"), re.compile(r"[0-9+\-
 _RAISED = re.compile(f"([{SUPER}{SUB}])([^{SUPER}{SUB}{SCRIPT_END}]*+){SCRIPT_END}")
 
 _DROPPED = frozenset(
-    ["categorytree", "charinsert", "gallery", "graph", "hiero", "imagemap", "includeonly",
-     "indicator", "inputbox", "mapframe", "maplink", "references", "rss", "score", "style",
-     "templatedata", "timeline"]
+    ["categorytree", "charinsert", "dynamicpagelist", "gallery", "graph", "hiero", "imagemap",
+     "includeonly", "indicator", "inputbox", "mapframe", "maplink", "quiz", "references", "rss",
+     "score", "style", "templatedata", "timeline"]
 )  # fmt: skip
 _VERBATIM = frozenset(["ce", "chem", "code", "math", "nowiki", "pre", "source", "syntaxhighlight"])
 _FORMULAS = frozenset(["ce", "chem", "math"])
 _UNSEEN = frozenset(  # the tag goes, what it holds stays
     ["a", "abbr", "b", "bdi", "bdo", "big", "cite", "col", "colgroup", "data", "del", "dfn", "em",
-     "font", "i", "ins", "kbd", "langconvert", "mark", "noinclude", "noscript", "onlyinclude",
-     "poem", "q", "rb", "ref", "rp", "rt", "rtc", "ruby", "s", "samp", "section", "small", "span",
+     "endfeed", "font", "i", "ins", "kbd", "langconvert", "languages", "mark", "noinclude",
+     "noscript", "onlyinclude", "pagelist", "pagequality", "pages", "phonos", "poem", "q", "rb",
+     "ref", "rp", "rt", "rtc", "ruby", "s", "samp", "section", "small", "span", "startfeed",
      "strike", "strong", "sub", "sup", "tbody", "templatestyles", "tfoot", "thead", "time",
      "translate", "tt", "tvar", "u", "var", "wbr", *_DROPPED, *_VERBATIM]
 )  # fmt: skip
