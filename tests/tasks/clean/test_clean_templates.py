@@ -216,7 +216,8 @@ def test_inline_tags_say_nothing_of_the_page(name: str) -> None:
 @pytest.mark.parametrize(
     "raw",
     ["nowrap", "Nowrap", " nowrap\n", "Template:Nowrap", "template: nowrap", "subst:nowrap",
-     "safesubst:nowrap", "subst:Template:nowrap", "msg:nowrap", "_nowrap_"],
+     "safesubst:nowrap", "subst:Template:nowrap", "msg:nowrap", "_nowrap_",
+     f"nowrap{BREAK}"],
 )  # fmt: skip
 def test_one_template_has_many_spellings(raw: str) -> None:
     """Catches a name that is missed for its case, spaces, underscores or namespace."""
