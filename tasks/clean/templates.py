@@ -118,10 +118,11 @@ class TemplateTable:
 
     def _resolve(self, name: str) -> Rule:
         target = self._redirects.get(_key(name), name)
-        for one in dict.fromkeys((name, target)):
-            rule = self._rules.by_name(one)
-            if rule is not None:
-                return replace(rule, name=target)
+        for find in (self._rules.by_name, self._rules.by_family):
+            for one in dict.fromkeys((name, target)):
+                rule = find(one)
+                if rule is not None:
+                    return replace(rule, name=target)
         for one in dict.fromkeys((target, name)):
             for category in self._categories.get(_key(one), ()):
                 rule = self._rules.by_category(_key(category))
@@ -142,10 +143,14 @@ class _Rules:
     prefixes: frozenset[str]
 
     def by_name(self, name: str) -> Rule | None:
-        """Return the rule of a name or of its family; `{{GER}}` is a country, `{{ger}}` is not."""
+        """Return the rule of a name; `{{GER}}` is a country, `{{ger}}` is not."""
         key = _key(name)
-        rule = self.codes.get(name) or self.names.get(key) or self.functions.get(key)
-        return rule or next((one for pattern, one in self.families if pattern.fullmatch(key)), None)
+        return self.codes.get(name) or self.names.get(key) or self.functions.get(key)
+
+    def by_family(self, name: str) -> Rule | None:
+        """Return the rule of all names like this one."""
+        key = _key(name)
+        return next((one for pattern, one in self.families if pattern.fullmatch(key)), None)
 
     def by_category(self, key: str) -> Rule | None:
         """Return the rule of all templates in a category."""

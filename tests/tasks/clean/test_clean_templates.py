@@ -251,6 +251,9 @@ def test_the_dump_knows_redirects_and_categories() -> None:
     assert table.look_up("warden").role == "facts"
     assert table.look_up("Note_well").marks == {"hatnote"}
     assert table.look_up("nowrap").role == "argument"  # the table is surer than a category
+    redirected = TemplateTable.of("en", redirects={"Lang-cmn": "Zh", "Cite-q": "Nowrap"})
+    assert render("lang-cmn|s=北京", redirected) == "Chinese: 北京"  # and a name than a family
+    assert redirected.look_up("cite-q").role == "argument"
     assert table.look_up("mine") == Rule("Mine too", "unknown")
     chinese = TemplateTable.of(
         "zh", categories={"某某": ["中国导航模板"], "乙": ["地理小作品模板"]}
