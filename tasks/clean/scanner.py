@@ -293,8 +293,9 @@ class _Walk:
             page.is_deep = True
             return close
         if rule.role == "drop":
-            if rule.name == "IPA" and not self.frames:
-                self.parts.append(self._sound(start, end, close))
+            sound = self._sound(start, end, close) if rule.name == "IPA" else ""
+            if sound:
+                self.parts.append(sound)
             return close
         if rule.role == "section":
             self.parts.append(f"\n{SECTION_END}\n")
@@ -310,10 +311,13 @@ class _Walk:
         """
         before = self.text[max(0, start - 200) : start].rpartition("\n")[2].rstrip()
         num_open = sum(map(before.count, "(（")) - sum(map(before.count, ")）"))
-        _, bar, sound = self.text[end : close - 2].rpartition("|")
-        if not before or not bar or num_open > 0 or before.endswith("'" * 3) or "{{" in sound:
+        content = self.text[end : close - 2]
+        if self.frames or not before or num_open > 0 or before.endswith("'" * 3) or "{{" in content:
             return ""
-        return sound.strip().removeprefix("1=")
+        sounds = [one for one in split_arguments(content)[0] if not _FILE_NAME.fullmatch(one)]
+        if len(sounds) > 1 and _LANGUAGE.fullmatch(sounds[0]):  # {{IPA|fr|paʁi|label}}
+            del sounds[0]
+        return sounds[0] if sounds else ""
 
     def _close(self, end: int) -> None:
         """Put the words of the innermost open bracket behind what came before it."""

@@ -30,6 +30,8 @@ CONSTRUCTS = [
     (1, "{{lang|de|München}} {{lang-el|Αθήνα}} {{langx|fr|Paris}}",
         "München Αθήνα Paris"),
     (2, "Paris ({{IPA|paʁi}}; {{IPAc-en|p|a}}) is", "Paris is"),
+    (2, "It is {{IPA|fr|paʁi|lang}} or {{IPA|ja|a|Tokyo.ogg}} or {{IPA|x.wav|[b]}} or {{IPA|/c/}}.",
+        "It is paʁi or a or [b] or /c/."),
     (3, "Beijing ({{zh|s=北京|p=Běijīng}}) is", "Beijing (Chinese: 北京; pinyin: Běijīng) is"),
     (4, "{{nihongo|Tokyo Tower|東京タワー|Tōkyō tawā}} is a tower.",
         "Tokyo Tower (東京タワー, Tōkyō tawā) is a tower."),

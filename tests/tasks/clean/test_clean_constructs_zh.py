@@ -27,6 +27,7 @@ def body(text: str) -> str:
 
 CONSTRUCTS = [
     (1, "{{lang|de|München}}和{{lang-fr|Paris}}", "München和Paris"),
+    (2, "字母{{IPA|fr|paʁi|標籤}}是", "字母paʁi是"),
     (2, "巴黎（{{IPA|paʁi}}；{{IPAc-en|p}}）是", "巴黎是"),
     (3, "北京（{{zh|s=北京|p=Běijīng}}）是", "北京（北京）是"),
     (4, "{{nihongo|東京鐵塔|東京タワー|Tōkyō tawā}}是塔。",
