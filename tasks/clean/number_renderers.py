@@ -15,6 +15,7 @@ _CURRENCIES = {
     "USD": "US$", "EUR": "€", "GBP": "£", "JPY": "¥", "CNY": "CN¥", "INR": "₹", "AUD": "A$",
     "CAD": "CA$", "NZD": "NZ$", "HKD": "HK$", "SGD": "S$", "TWD": "NT$", "BRL": "R$", "KRW": "₩",
     "PHP": "₱", "RUB": "₽", "ILS": "₪", "THB": "฿", "UAH": "₴", "VND": "₫", "ZAR": "R",
+    "IDR": "Rp", "MYR": "RM", "NGN": "₦", "TRY": "₺", "BDT": "৳", "PKR": "₨",
 }  # fmt: skip
 _MUSIC = {
     "flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮", "n": "♮", "doubleflat": "𝄫",
@@ -26,7 +27,18 @@ _GAUGES = {
     "metre": "1000mm", "meter": "1000mm", "cape": "1067mm", "irish": "1600mm", "broad": "1676mm",
     "iberian": "1668mm", "russian": "1520mm", "indian": "1676mm",
 }  # fmt: skip
+_SCALES = {
+    "k": ("thousand", "千"), "l": ("lakh", "十万"), "m": ("million", "百万"),
+    "c": ("crore", "千万"), "b": ("billion", "十亿"), "t": ("trillion", "万亿"),
+    "lc": ("lakh crore", "万亿"),
+}  # fmt: skip
 _QUOTES = re.compile("'{2,}")
+_UNIT_DOT = re.compile(r"(?<=[^\W_])[.*](?=[^\W\d_])")
+_UNIT_POWER = re.compile(r"(?<=[^\W\d_])[-−]?\d+")
+_FORMULAS = ("math", "tmath", "bigmath", "big math", "math display")
+_SUM = re.compile(r"\S\s*[-+−–±]")
+_FACTOR = re.compile(r"[\d.,]+|[^\W\d]+[²³\d]*|\(.*\)")
+_LONE_FRACTION = re.compile(r"\A\((\d+/\d+)\)\Z")
 
 
 def _value(call: Call, wording: Wording) -> str:
@@ -45,20 +57,30 @@ def _value(call: Call, wording: Wording) -> str:
         words = f"{words} × 10{script(power, 'sup')}" if words else f"10{script(power, 'sup')}"
     unit, per = call.first("u", "ul"), call.first("up", "upl")
     unit = "/".join(one for one in (unit, per) if one)
-    unit = re.sub(r"(?<=[A-Za-z])([23])(?![\d])", lambda one: script(one[1], "sup"), unit)
+    unit = unit if " " in unit else _UNIT_DOT.sub("⋅", unit)
+    unit = _UNIT_POWER.sub(lambda power: script(power[0], "sup"), unit)
     glue = "" if unit in ("%", "°", "'", '"') else " "
     text = f"{call.first('p')}{words}{call.first('s')}"
     return f"{text}{glue}{unit}" if unit else text
 
 
 def _fraction(call: Call, wording: Wording) -> str:
-    """`{{frac|1|2}}` 1/2, `{{frac|3|1|2}}` 3 1/2, `{{frac|4}}` 1/4."""
+    """`{{frac|1|2}}` 1/2, `{{frac|3|1|2}}` and `3{{frac|1|2}}` 3 1/2, `{{frac|4}}` 1/4."""
     one, two, three = call.arg(1), call.arg(2), call.arg(3)
-    if three:
-        return f"{one} {two}/{three}"
-    if two:
-        return f"{one}/{two}"
-    return f"1/{one}" if one else "/"
+    whole, above, below = (one, two, three) if three else ("", one, two) if two else ("", "1", one)
+    if not below:
+        return "/"
+    above = f"({above})" if _SUM.search(above) and above[0] != "(" else above
+    below = below if _FACTOR.fullmatch(_QUOTES.sub("", below)) else f"({below})"
+    text = f"{whole} {above}/{below}".strip()
+    if call.outer.casefold() in _FORMULAS:
+        return f"({text})"
+    return f" {text}" if call.before.isdecimal() else text
+
+
+def _plus_minus(call: Call, wording: Wording) -> str:
+    """`{{±|5}}` ±5, `{{±|5|4}}` +5−4."""
+    return f"+{call.arg(1)}−{call.arg(2)}" if call.arg(2) else f"±{call.arg(1)}"
 
 
 def _gap_number(call: Call, wording: Wording) -> str:
@@ -70,7 +92,7 @@ def _gap_number(call: Call, wording: Wording) -> str:
 
 
 def _formula(call: Call, wording: Wording) -> str:
-    formula = _QUOTES.sub("", call.arg(1))
+    formula = _LONE_FRACTION.sub(r"\1", _QUOTES.sub("", call.arg(1)))
     return f"${formula}$" if formula else ""
 
 
@@ -97,6 +119,14 @@ def _currency(call: Call, wording: Wording) -> str:
     amount, code = format_number(call.arg(1), wording), (call.arg(2) or "USD").upper()
     symbol = _CURRENCIES.get(code, f"{code} ")
     return f"{symbol}{amount}" if amount else ""
+
+
+def _scaled_currency(call: Call, wording: Wording) -> str:
+    """`{{INRConvert|5|c}}` ₹5 crore; what it is worth in dollars depends on the day."""
+    amount, code = format_number(call.arg(1), wording), call.name[:3].upper()
+    english, chinese = _SCALES.get(call.arg(2).casefold(), ("", ""))
+    scale = chinese if wording.language == "zh" else f" {english}".rstrip()
+    return f"{_CURRENCIES.get(code, f'{code} ')}{amount}{scale}" if amount else ""
 
 
 def _height(call: Call, wording: Wording) -> str:
@@ -184,7 +214,9 @@ NUMBERS: dict[str, Renderer] = {
     "old_chemical": _old_chemical,
     "ordinal": _ordinal,
     "percentage": _percentage,
+    "plus_minus": _plus_minus,
     "round": _round,
+    "scaled_currency": _scaled_currency,
     "significant": _significant,
     "solar": _solar,
     "value": _value,

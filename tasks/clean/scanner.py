@@ -348,7 +348,10 @@ class _Walk:
             call = Call(rule.name, tuple(arguments), {}, language, page.title)
             return rule.function(call) if rule.function else ""
         positional, named = split_arguments(content)
-        call = Call(rule.name, positional, named, language, page.title)
+        before = self.parts[-1][-1:] if self.parts else ""
+        around = self.frames[-1].rule if self.frames else None
+        outer = around.name if around else ""
+        call = Call(rule.name, positional, named, language, page.title, before, outer)
         if rule.function is not None:
             return rule.function(call)
         if rule.role == "facts":
