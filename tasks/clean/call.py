@@ -56,6 +56,11 @@ class Wording:
     months: tuple[str, ...] = ()
     is_full_width: bool = False
 
+    @property
+    def comma(self) -> str:
+        """What stands between the parts of a phrase."""
+        return {"zh": "，", "ja": "、"}.get(self.language, ", ")
+
     def brackets(self, text: str) -> str:
         """Return the text in the language's parentheses, with the space that stands before them."""
         return f"（{text}）" if self.is_full_width else f" ({text})"

@@ -92,6 +92,22 @@ def _quoted(call: Call, wording: Wording) -> str:
     return protect(text) if _HAS_HAN_SCRIPT.match(call.arg(1)) else text
 
 
+def _foreign(call: Call, wording: Wording) -> str:
+    """`{{langx|ru|Москва|Moskva|lit=Moscow}}` Москва, Moskva, lit. 'Moscow'; so `{{lang-ru|…}}`."""
+    name = call.name.casefold()
+    is_in_name = name.startswith("lang-")
+    code = name[5:] if is_in_name else call.arg(1)
+    arguments = call.positional if is_in_name else call.positional[1:]
+    text, translit, meaning = (*arguments, "", "", "")[:3]
+    if wording.language == "zh" and _HAS_HAN_SCRIPT.match(code):
+        text = protect(text)
+    meaning = call.first("lit", "translation") or meaning
+    if meaning:
+        meaning = f"lit. '{meaning}'" if wording.language == "en" else f"“{meaning}”"
+    told = [text, call.first("translit") or translit, meaning]
+    return wording.comma.join(one for one in told if one)
+
+
 def _chinese(call: Call, wording: Wording) -> str:
     """`{{zh|s=北京|p=Běijīng}}` Chinese: 北京; pinyin: Běijīng; `labels=no` without the names."""
     simplified, traditional = call.first("s"), call.first("t")
@@ -183,6 +199,7 @@ WORDS: dict[str, Renderer] = {
     "concatenated": _concatenated,
     "country": _country,
     "country_code": _country_code,
+    "foreign": _foreign,
     "inner_list": _inner_list,
     "interlanguage": _interlanguage,
     "korean": _korean,

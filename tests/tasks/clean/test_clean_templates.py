@@ -45,7 +45,10 @@ ENGLISH = [
     # words
     ("nowrap|a b", "a b"), ("small|x", "x"), ("abbr|c.|circa", "c."),
     ("lang|de|München", "München"),
-    ("langx|el|α|lit=a", "α"), ("lang-el|α", "α"), ("lang-sr-cyrl|Ђ", "Ђ"), ("tooltip|a|b", "a"),
+    ("langx|ru|Москва|Moskva|lit=Moscow", "Москва, Moskva, lit. 'Moscow'"), ("lang-el|α", "α"),
+    ("lang-ru|Москва|Moskva|Moscow", "Москва, Moskva, lit. 'Moscow'"),
+    ("langx|el|α|translit=a", "α, a"), ("langx|el", ""),
+    ("lang-sr-cyrl|Ђ", "Ђ"), ("tooltip|a|b", "a"),
     ("transliteration|ja|Tōkyō", "Tōkyō"), ("translit|ja|Hepburn|Tōkyō", "Tōkyō"),
     ("script/Hebrew|א", "א"), ("visible anchor|word", "word"), ("linktext|word", "word"),
     ("not a typo|thru", "thru"), ("color|red|text", "text"), ("font color|red|text", "text"),
@@ -57,6 +60,7 @@ ENGLISH = [
     ("ship|HMS|Hood|51", "HMS Hood (51)"), ("PAGENAME", "T"), ("gloss|water", "'water'"),
     ("bibleverse||Genesis|1:1", " Genesis 1:1"), ("ISBN|1-2-3", "ISBN 1-2-3"),
     # languages
+    ("lang-zh|s=北京|p=Běijīng", "Chinese: 北京; pinyin: Běijīng"), ("lang-zh|北京", "北京"),
     ("zh|s=北京|p=Běijīng", "Chinese: 北京; pinyin: Běijīng"), ("zh|c=北京|labels=no", "北京"),
     ("zh|s=汉字|t=漢字|p=hànzì|l=Han characters",
      "simplified Chinese: 汉字; traditional Chinese: 漢字; pinyin: hànzì; lit. 'Han characters'"),
