@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from tasks.clean.call import Call, Renderer, Wording
 from tasks.clean.forms import protect
 from tasks.clean.markup import BREAK
 
 _HAS_HAN_SCRIPT = re.compile(r"(?:ja|ko|vi|zh-|lzh|yue|och|ltc|ojp)", re.IGNORECASE)
+_PLACES = re.compile(r"left|right|cent(?:er|re)|\d+(?:px|em|%)", re.IGNORECASE)
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,10})?|simple|zh-[a-z-]+", re.ASCII)
 
 
@@ -26,6 +28,8 @@ def _title(call: Call, wording: Wording) -> str:
 
 def _quotation(call: Call, wording: Wording) -> str:
     """A quotation, its author and source behind a dash on the next line."""
+    told = tuple(one for one in call.positional if not _PLACES.fullmatch(one))
+    call = replace(call, positional=told)  # {{rquote|right|Words|Author}}
     words = call.value("text", "quote", "content", "1", "quotetext")
     author = call.value("author", "by", "sign", "2", "char", "character")
     source = call.value("source", "title", "cite", "3")
@@ -37,6 +41,21 @@ def _verse(call: Call, wording: Wording) -> str:
     """A poem: its line breaks stay."""
     text = _quotation(call, wording)
     return text.replace("\n", BREAK)
+
+
+def _verse_translation(call: Call, wording: Wording) -> str:
+    """`{{verse translation|in its language|in ours|attr1=author}}`."""
+    verses = [call.value(number).replace("\n", BREAK) for number in ("1", "2")]
+    authors = [call.first(f"attr{number}") for number in (1, 2)]
+    pairs = zip(verses, authors, strict=True)
+    told = [f"{verse}{BREAK}— {name}" if name else verse for verse, name in pairs if verse]
+    return "\n\n".join(told)
+
+
+def _track_listing(call: Call, wording: Wording) -> str:
+    """`{{track listing|title1=One|title2=Two|length2=3:45}}`: the titles, a list."""
+    titles = [value for name, value in call.named.items() if re.fullmatch(r"title\d{1,3}", name)]
+    return _list(replace(call, positional=tuple(titles)), "#")
 
 
 def _list(call: Call, mark: str) -> str:
@@ -216,5 +235,7 @@ WORDS: dict[str, Renderer] = {
     "releases": _releases,
     "section_link": _section_link,
     "title": _title,
+    "track_listing": _track_listing,
     "verse": _verse,
+    "verse_translation": _verse_translation,
 }
