@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from tasks.clean.call import Call, Renderer, Wording
 from tasks.clean.dates import Date, read_date, render_date, show_date, years_between
 
@@ -41,6 +43,29 @@ def _age(call: Call, wording: Wording) -> str:
     """`{{age|1950|3|4|2000|1|2}}` 49; without an end it would be today's."""
     start, end = read_date(call, wording), read_date(call, wording, 4)
     return _span(start, end) if start and end else ""
+
+
+def _exact_age(call: Call, wording: Wording) -> str:
+    """`{{age in years and days|2000|1|1|2010|3|5}}` 10 years, 63 days; "" without an end."""
+    start = read_date(call, wording)
+    end = read_date(call, wording, 4 if call.arg(1).isdecimal() else 2)
+    if not start or not end or wording.language not in ("en", "zh"):
+        return ""
+    try:
+        first, last = datetime.date(*start), datetime.date(*end)
+    except ValueError:  # a day of it is not known
+        return ""
+    if last < first:
+        return ""
+    years, _ = years_between(start, end)
+    if "months" in call.name.casefold():
+        rest, unit = (last.month - first.month - (last.day < first.day)) % 12, "month"
+    else:
+        birthday = datetime.date(first.year + years, first.month, 1)
+        rest, unit = (last - birthday).days - first.day + 1, "day"
+    if wording.language == "zh":
+        return f"{years}年{rest}{'天' if unit == 'day' else '个月'}"
+    return ", ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in ((years, "year"), (rest, unit)))
 
 
 def _date_span(call: Call, wording: Wording) -> str:
@@ -124,6 +149,7 @@ DATES: dict[str, Renderer] = {
     "date": _one_date,
     "date_span": _date_span,
     "death_date": _death_date,
+    "exact_age": _exact_age,
     "film_dates": _film_dates,
     "floruit": _floruit,
     "lifetime": _lifetime,

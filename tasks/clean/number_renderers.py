@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from tasks.clean.call import Call, Renderer, Wording
 from tasks.clean.markup import script
-from tasks.clean.numbers import format_number
+from tasks.clean.numbers import format_number, ordinal
 from tasks.clean.units import convert
 
 _CURRENCIES = {
@@ -183,12 +183,7 @@ def _rounded(call: Call, wording: Wording, *, is_significant: bool) -> str:
 
 
 def _ordinal(call: Call, wording: Wording) -> str:
-    number = call.arg(1)
-    if not number.isdecimal():
-        return number
-    tens = number[-2:].rjust(2, "0")
-    ending = "th" if tens[0] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(tens[1], "th")
-    return number + ending
+    return ordinal(call.arg(1))
 
 
 def _percentage(call: Call, wording: Wording) -> str:

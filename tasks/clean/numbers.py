@@ -41,6 +41,15 @@ def group_digits(whole: str, wording: Wording) -> str:
     return wording.group.join((whole[:first], *rest))
 
 
+def ordinal(number: str) -> str:
+    """Return an English ordinal, 21 -> 21st; what is no number as it is."""
+    if not number.isdecimal():
+        return number
+    tens = number[-2:].rjust(2, "0")
+    ending = "th" if tens[0] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(tens[1], "th")
+    return number + ending
+
+
 def _decimals(rest: str, wording: Wording) -> str:
     return rest.replace(".", wording.decimal, 1)
 

@@ -188,6 +188,13 @@ def _country(call: Call, wording: Wording) -> str:
     return wording.countries.get(name.upper(), name) if len(name) <= 6 else name
 
 
+def _youth_team(call: Call, wording: Wording) -> str:
+    """`{{fbu|21|GER}}` Germany U21."""
+    country = _country(replace(call, positional=call.positional[1:]), wording)
+    space = "" if wording.is_full_width else " "
+    return f"{country}{space}U{call.arg(1)}" if country else ""
+
+
 def _country_code(call: Call, wording: Wording) -> str:
     """`{{GER}}`: the template's own name is the code."""
     return call.first("name") or wording.countries.get(call.name.upper(), "")
@@ -238,4 +245,5 @@ WORDS: dict[str, Renderer] = {
     "track_listing": _track_listing,
     "verse": _verse,
     "verse_translation": _verse_translation,
+    "youth_team": _youth_team,
 }
