@@ -140,6 +140,18 @@ class Shelf:
         marker = f"{OPEN}{len(self.pieces) - 1}{CLOSE}"
         return f"\n\n{marker}\n\n" if block else marker
 
+    def put_code(self, code: str, *, block: bool = False) -> str:
+        """Put the code that a template shows aside; in it may stand what was put aside before."""
+        for mark, shown in ((PIPE, "|"), (EQUALS, "="), (BREAK, "\n")):
+            code = code.replace(mark, shown)
+        between = _SHELVED.split(code)  # words and the numbers of pieces in turn
+        between[::2] = [normal(html.unescape(words)) for words in between[::2]]
+        between[1::2] = [self.pieces[int(number)] for number in between[1::2]]
+        code = "".join(between).strip("`")
+        if block or "\n" in code:
+            return self.put(f"```\n{code}\n```", block=True) if code else ""
+        return self.put(f"`{code}`") if code else ""
+
     def restore(self, text: str) -> str:
         """Put the pieces back."""
         if OPEN not in text:

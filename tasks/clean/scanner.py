@@ -352,6 +352,8 @@ class _Walk:
         around = self.frames[-1].rule if self.frames else None
         outer = around.name if around else ""
         call = Call(rule.name, positional, named, language, page.title, before, outer)
+        if rule.role in ("code", "pre") and rule.function is not None:
+            return page.shelf.put_code(rule.function(call), block=rule.role == "pre")
         if rule.function is not None:
             return rule.function(call)
         if rule.role == "facts":

@@ -45,9 +45,9 @@ class Rule:
     """What becomes of a template.
 
     Roles: drop; argument, join and render (words in the running text); block (a paragraph of its
-    own); section (ends its section's prose); facts (an infobox); rules (conversion rules of
-    Chinese); unknown. `marks` is what the template says of its page: stub, disambiguation,
-    maintenance, hatnote, featured, good, citation.
+    own); code and pre (verbatim text); section (ends its section's prose); facts (an infobox);
+    rules (conversion rules of Chinese); unknown. `marks` is what the template says of its page:
+    stub, disambiguation, maintenance, hatnote, featured, good, citation.
 
     `is_function` is a parser function or a magic word: its name ends at the colon, the text behind
     the colon is its first argument, and `a = b` is an argument as it stands.
@@ -231,6 +231,10 @@ def _entries(table: Mapping[str, Any], wording: Wording) -> Iterator[tuple[str, 
         yield from _each(names, Rule("", "drop", frozenset({mark})))
     for role in _PLAIN_ROLES:
         yield from _each(table.get(role) or (), Rule("", role))
+    for role in ("code", "pre"):
+        yield from _each(
+            table.get(role) or (), Rule("", role, function=_rendering("code", wording))
+        )
     for number, names in (table.get("argument") or {}).items():
         function = compile_form(f"{{{number}}}", wording)
         yield from _each(names, Rule("", "argument", function=function))

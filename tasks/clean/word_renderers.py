@@ -10,6 +10,8 @@ from tasks.clean.forms import protect
 from tasks.clean.markup import BREAK
 
 _HAS_HAN_SCRIPT = re.compile(r"(?:ja|ko|vi|zh-|lzh|yue|och|ltc|ojp)", re.IGNORECASE)
+_PROGRAMMING = re.compile(r"[A-Za-z][\w+#-]{0,20}", re.ASCII)
+_CODE_OPTIONS = ("code", "lang", "class", "style", "id", "inline", "line")
 _PLACES = re.compile(r"left|right|cent(?:er|re)|\d+(?:px|em|%)", re.IGNORECASE)
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,10})?|simple|zh-[a-z-]+", re.ASCII)
 
@@ -56,6 +58,15 @@ def _track_listing(call: Call, wording: Wording) -> str:
     """`{{track listing|title1=One|title2=Two|length2=3:45}}`: the titles, a list."""
     titles = [value for name, value in call.named.items() if re.fullmatch(r"title\d{1,3}", name)]
     return _list(replace(call, positional=tuple(titles)), "#")
+
+
+def _code(call: Call, wording: Wording) -> str:
+    """`{{code|lang=c|f(x)}}`; a `=` in the code, `{{code|x=1}}`, has cut it in two."""
+    code, other = call.arg(1), call.arg(2)
+    if other and _PROGRAMMING.fullmatch(code) and not _PROGRAMMING.fullmatch(other):
+        return other  # {{code|python|print(x)}}; most wikis have the language behind the code
+    cut = [f"{name}={value}" for name, value in call.named.items() if name not in _CODE_OPTIONS]
+    return call.first("code") or code or "|".join(cut)
 
 
 def _list(call: Call, mark: str) -> str:
@@ -222,6 +233,7 @@ WORDS: dict[str, Renderer] = {
     "author_year": _author_year,
     "bulleted": _bulleted,
     "chinese": _chinese,
+    "code": _code,
     "concatenated": _concatenated,
     "country": _country,
     "country_code": _country_code,

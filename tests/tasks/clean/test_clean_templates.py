@@ -54,6 +54,9 @@ ENGLISH = [
     ("linktext|中|文", "中文"), ("key press|Ctrl|Alt|Del", "Ctrl+Alt+Del"), ("key|Enter", "Enter"),
     ("not a typo|thru", "thru"), ("color|red|text", "text"), ("font color|red|text", "text"),
     ("font color|blue|white|words", "words"), ("nihongo foot|A|B|C", "A"), ("centered|a", "a"),
+    ("code|f(x)", "f(x)"), ("code|f(x)|c", "f(x)"), ("codenowiki|lang=c|f(x)", "f(x)"),
+    ("code|x=1", "x=1"), ("code|x=1|lang=c", "x=1"), ("code|python|print(x)", "print(x)"),
+    ("code|code=f(x)|lang=c", "f(x)"), ("pre|a  b", "a  b"),
     ("polytonic|λόγος", "λόγος"), ("unicode|ḥ", "ḥ"), ("okina", "ʻ"), ("hamza", "ʼ"),
     ("ill|Foo|de|Bar", "Foo"), ("ill|Foo|de|Bar|lt=foos", "foos"), ("ill|de|Bar", "Bar"),
     ("interlanguage link|Foo|fr", "Foo"), ("section link|Page|One", "Page § One"),
@@ -411,7 +414,7 @@ def names_by_role(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
             else:
                 yield name
 
-    for role in ("drop", "section", "facts", "rules"):
+    for role in ("drop", "section", "facts", "rules", "code", "pre"):
         yield from ((name.casefold(), role) for name in flat(table.get(role, [])))
     for role in ("marks", "argument", "join", "render", "block"):
         for form, names in table.get(role, {}).items():
