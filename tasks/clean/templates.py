@@ -239,7 +239,8 @@ def _entries(table: Mapping[str, Any], wording: Wording) -> Iterator[tuple[str, 
         function = compile_form(f"{{{number}}}", wording)
         yield from _each(names, Rule("", "argument", function=function))
     for separator, names in (table.get("join") or {}).items():
-        function = partial(_join, separator=separator)
+        is_list = separator == ", " and wording.is_full_width
+        function = partial(_join, separator="、" if is_list else separator)
         yield from _each(names, Rule("", "join", function=function))
     for form, names in (table.get("render") or {}).items():
         yield from _each(names, Rule("", "render", function=_rendering(form, wording)))

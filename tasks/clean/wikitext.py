@@ -149,11 +149,14 @@ def render_roughly(text: str) -> str:
 def _convert(sections: list[Section], page: Page, convert: Callable[[str], str]) -> None:
     """Bring all words of the page to one script at once; offsets are made afterwards."""
     words = [one for section in sections for one in (section.title, *section.blocks)]
-    pieces = iter(convert(SEPARATOR.join([*words, *page.facts.values()])).split(SEPARATOR))
+    pieces = iter(
+        convert(SEPARATOR.join([*words, *page.facts, *page.facts.values()])).split(SEPARATOR)
+    )
     for section in sections:
         section.title = next(pieces)
         section.blocks = [next(pieces) for _ in section.blocks]
-    page.facts = {name: next(pieces) for name in page.facts}
+    names = [next(pieces) for _ in page.facts]
+    page.facts = dict(zip(names, pieces, strict=True))
 
 
 def _composed(text: str) -> str:

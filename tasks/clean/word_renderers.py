@@ -10,6 +10,7 @@ from tasks.clean.forms import protect
 from tasks.clean.markup import BREAK
 
 _HAS_HAN_SCRIPT = re.compile(r"(?:ja|ko|vi|zh-|lzh|yue|och|ltc|ojp)", re.IGNORECASE)
+_HAN = re.compile("[\u3400-\u9fff]")
 _PROGRAMMING = re.compile(r"[A-Za-z][\w+#-]{0,20}", re.ASCII)
 _CODE_OPTIONS = ("code", "lang", "class", "style", "id", "inline", "line")
 _PLACES = re.compile(r"left|right|cent(?:er|re)|\d+(?:px|em|%)", re.IGNORECASE)
@@ -35,7 +36,7 @@ def _quotation(call: Call, wording: Wording) -> str:
     words = call.value("text", "quote", "content", "1", "quotetext")
     author = call.value("author", "by", "sign", "2", "char", "character")
     source = call.value("source", "title", "cite", "3")
-    origin = ", ".join(one for one in (author, source) if one)
+    origin = wording.comma.join(one for one in (author, source) if one)
     return f"{words}{BREAK + '— ' + origin if origin else ''}" if words else ""
 
 
@@ -180,7 +181,9 @@ def _korean(call: Call, wording: Wording) -> str:
     )
     has_labels = wording.language == "en" and call.named.get("labels") != "no"
     told = [f"{name}: {form}" if has_labels else form for name, form in forms if form]
-    return ("; " if has_labels else ", ").join(told)
+    if wording.language == "zh":  # Hanja stay in the script they are written in
+        told = [protect(one) if _HAN.search(one) else one for one in told]
+    return ("; " if has_labels else wording.comma).join(told)
 
 
 def _author_year(call: Call, wording: Wording) -> str:

@@ -27,6 +27,7 @@ def body(text: str) -> str:
 
 CONSTRUCTS = [
     (1, "{{lang|de|München}}和{{lang-fr|Paris}}", "München和Paris"),
+    (1, "漢城{{ko-hhrm|서울|首爾}}的電腦", "汉城서울，首爾的电脑"),
     (2, "字母{{IPA|fr|paʁi|標籤}}是", "字母paʁi是"),
     (2, "巴黎（{{IPA|paʁi}}；{{IPAc-en|p}}）是", "巴黎是"),
     (3, "北京（{{zh|s=北京|p=Běijīng}}）是", "北京（北京）是"),
@@ -156,7 +157,7 @@ def test_every_construct_has_a_row_or_a_reason(
 def test_columns() -> None:
     """Catches (11) facts, (24) the variant, (34) categories that are lost or unconverted."""
     document = parse("{{Infobox|名稱=電腦|人口={{formatnum:1234}}}}正文[[貓]][[分类:動物]]")
-    assert document.facts == {"名稱": "电脑", "人口": "1,234"}
+    assert document.facts == {"名称": "电脑", "人口": "1,234"}
     assert document.variant == "zh-hans"
     assert document.categories == ["動物"]
     assert document.links == ["貓"]
