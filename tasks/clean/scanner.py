@@ -348,7 +348,7 @@ class _Walk:
             call = Call(rule.name, tuple(arguments), {}, language, page.title)
             return rule.function(call) if rule.function else ""
         positional, named = split_arguments(content)
-        before = self.parts[-1][-1:] if self.parts else ""
+        before = self.parts[-1][-9:].rstrip("'")[-1:] if self.parts else ""
         around = self.frames[-1].rule if self.frames else None
         outer = around.name if around else ""
         call = Call(rule.name, positional, named, language, page.title, before, outer)
