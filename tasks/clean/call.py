@@ -11,8 +11,7 @@ class Call:
     """A template call with its arguments already plain text, without spaces around them.
 
     For a parser function all arguments are in `positional`, as they stand (`a = b` too); the text
-    behind its colon is the first. `before` is the character that the call stands behind, quotes
-    aside, `outer` the name of the template that it stands in.
+    behind its colon is the first.
     """
 
     name: str
@@ -20,8 +19,6 @@ class Call:
     named: dict[str, str]
     language: str
     title: str
-    before: str = ""
-    outer: str = ""
 
     def arg(self, number: int) -> str:
         """Return positional argument `number`, counted from 1; "" if it is not given."""

@@ -35,7 +35,6 @@ _SCALES = {
 _QUOTES = re.compile("'{2,}")
 _UNIT_DOT = re.compile(r"(?<=[^\W_])[.*](?=[^\W\d_])")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])[-−]?\d+")
-_FORMULAS = ("math", "tmath", "bigmath", "big math", "math display")
 _SUM = re.compile(r"\S\s*[-+−–±]")
 _FACTOR = re.compile(r"[\d.,]+|[^\W\d]+[²³\d]*|\(.*\)")
 _LONE_FRACTION = re.compile(r"\A\((\d+/\d+)\)\Z")
@@ -65,17 +64,14 @@ def _value(call: Call, wording: Wording) -> str:
 
 
 def _fraction(call: Call, wording: Wording) -> str:
-    """`{{frac|1|2}}` 1/2, `{{frac|3|1|2}}` and `3{{frac|1|2}}` 3 1/2, `{{frac|4}}` 1/4."""
+    """`{{frac|1|2}}` 1/2, `{{frac|3|1|2}}` 3 1/2, `{{frac|4}}` 1/4."""
     one, two, three = call.arg(1), call.arg(2), call.arg(3)
     whole, above, below = (one, two, three) if three else ("", one, two) if two else ("", "1", one)
     if not below:
         return "/"
     above = f"({above})" if _SUM.search(above) and above[0] != "(" else above
     below = below if _FACTOR.fullmatch(_QUOTES.sub("", below)) else f"({below})"
-    text = f"{whole} {above}/{below}".strip()
-    if call.outer.casefold() in _FORMULAS:
-        return f"({text})"
-    return f" {text}" if call.before.isdecimal() else text
+    return f"{whole} {above}/{below}".strip()
 
 
 def _plus_minus(call: Call, wording: Wording) -> str:

@@ -293,9 +293,8 @@ class _Walk:
             page.is_deep = True
             return close
         if rule.role == "drop":
-            sound = self._sound(start, end, close) if rule.name == "IPA" else ""
-            if sound:
-                self.parts.append(sound)
+            if rule.name == "IPA" and not self.frames:
+                self.parts.append(self._sound(start, end, close))
             return close
         if rule.role == "section":
             self.parts.append(f"\n{SECTION_END}\n")
@@ -312,7 +311,7 @@ class _Walk:
         before = self.text[max(0, start - 200) : start].rpartition("\n")[2].rstrip()
         num_open = sum(map(before.count, "(（")) - sum(map(before.count, ")）"))
         content = self.text[end : close - 2]
-        if self.frames or not before or num_open > 0 or before.endswith("'" * 3) or "{{" in content:
+        if not before or num_open > 0 or before.endswith("'" * 3) or "{{" in content:
             return ""
         sounds = [one for one in split_arguments(content)[0] if not _FILE_NAME.fullmatch(one)]
         if len(sounds) > 1 and _LANGUAGE.fullmatch(sounds[0]):  # {{IPA|fr|paʁi|label}}
@@ -348,14 +347,14 @@ class _Walk:
             call = Call(rule.name, tuple(arguments), {}, language, page.title)
             return rule.function(call) if rule.function else ""
         positional, named = split_arguments(content)
-        before = self.parts[-1][-9:].rstrip("'")[-1:] if self.parts else ""
-        around = self.frames[-1].rule if self.frames else None
-        outer = around.name if around else ""
-        call = Call(rule.name, positional, named, language, page.title, before, outer)
-        if rule.role in ("code", "pre") and rule.function is not None:
-            return page.shelf.put_code(rule.function(call), block=rule.role == "pre")
+        call = Call(rule.name, positional, named, language, page.title)
         if rule.function is not None:
-            return rule.function(call)
+            words = rule.function(call)
+            if rule.role == "fraction":
+                return self._beside(words)
+            if rule.role in ("code", "pre"):
+                return page.shelf.put_code(words, block=rule.role == "pre")
+            return words
         if rule.role == "facts":
             self._gather_facts(named)
         elif rule.role == "rules":
@@ -365,6 +364,14 @@ class _Walk:
             before = "".join(self.parts[-4:])[-80:].rpartition("\n")[2]
             return guess(call, before, self.text[end : end + 80].partition("\n")[0])
         return ""
+
+    def _beside(self, fraction: str) -> str:
+        """Return a fraction in its place: 5 3/4 behind a digit, (1/2)mv in a formula."""
+        around = self.frames[-1].rule if self.frames else None
+        if around and around.role == "formula":
+            return f"({fraction})"
+        before = self.parts[-1][-9:].rstrip("'") if self.parts else ""
+        return f" {fraction}" if before[-1:].isdecimal() else fraction
 
     def _gather_facts(self, named: dict[str, str]) -> None:
         """Note the infobox's values that are short plain text; the first box wins."""

@@ -37,6 +37,7 @@ MAX_KNOWN_NAMES = 200_000
 _RELATIVES = {"simple": "en", "sco": "en", "lzh": "zh", "yue": "zh", "wuu": "zh", "gan": "zh"}
 _TITLE = re.compile(r"[^:/\[\]{}<>|][^\[\]{}<>|]{0,249}")
 _PLAIN_ROLES = ("drop", "section", "facts", "rules")
+_OWN_ROLES = {"code": "code", "pre": "code", "formula": "formula", "fraction": "fraction"}
 _SUBSTITUTIONS = ("subst", "safesubst", "msg", "msgnw", "raw")
 
 
@@ -45,9 +46,10 @@ class Rule:
     """What becomes of a template.
 
     Roles: drop; argument, join and render (words in the running text); block (a paragraph of its
-    own); code and pre (verbatim text); section (ends its section's prose); facts (an infobox);
-    rules (conversion rules of Chinese); unknown. `marks` is what the template says of its page:
-    stub, disambiguation, maintenance, hatnote, featured, good, citation.
+    own); code and pre (verbatim text); formula and fraction (which looks at what is around it);
+    section (ends its section's prose); facts (an infobox); rules (conversion rules of Chinese);
+    unknown. `marks` is what the template says of its page: stub, disambiguation, maintenance,
+    hatnote, featured, good, citation.
 
     `is_function` is a parser function or a magic word: its name ends at the colon, the text behind
     the colon is its first argument, and `a = b` is an argument as it stands.
@@ -231,10 +233,9 @@ def _entries(table: Mapping[str, Any], wording: Wording) -> Iterator[tuple[str, 
         yield from _each(names, Rule("", "drop", frozenset({mark})))
     for role in _PLAIN_ROLES:
         yield from _each(table.get(role) or (), Rule("", role))
-    for role in ("code", "pre"):
-        yield from _each(
-            table.get(role) or (), Rule("", role, function=_rendering("code", wording))
-        )
+    for role, form in _OWN_ROLES.items():
+        names = table.get(role) or ()
+        yield from _each(names, Rule("", role, function=_rendering(form, wording)))
     for number, names in (table.get("argument") or {}).items():
         function = compile_form(f"{{{number}}}", wording)
         yield from _each(names, Rule("", "argument", function=function))

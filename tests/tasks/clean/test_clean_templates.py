@@ -426,7 +426,7 @@ def names_by_role(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
             else:
                 yield name
 
-    for role in ("drop", "section", "facts", "rules", "code", "pre"):
+    for role in ("drop", "section", "facts", "rules", "code", "pre", "formula", "fraction"):
         yield from ((name.casefold(), role) for name in flat(table.get(role, [])))
     for role in ("marks", "argument", "join", "render", "block"):
         for form, names in table.get(role, {}).items():
