@@ -70,8 +70,8 @@ def fence_indented(text: str, shelf: Shelf) -> str:
         return text
 
     def fence(match: re.Match[str]) -> str:
-        lines = match[0].replace(BREAK, "").split(f"\n{INDENT}")
-        code = "\n".join(line.rstrip() for line in lines[1:])
+        lines = match[0].split(f"\n{INDENT}")[1:]
+        code = "\n".join(line.strip(BREAK).replace(BREAK, "\n").rstrip() for line in lines)
         return shelf.put(f"```\n{shelf.restore(code)}\n```", block=True)
 
     return _INDENTED.sub(fence, text).replace(INDENT, "")

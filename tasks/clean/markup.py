@@ -50,7 +50,8 @@ _PLAIN_SCRIPT = re.compile(r"[^<>\[\]{}\n]{0,80}+(?=</su[bp]>)")
 _NOT_SHOWN = re.compile(
     r"<includeonly>(?:(?!<includeonly>)[\s\S])*?</includeonly>|</?(?:noinclude|onlyinclude)>"
 )
-_POEM = re.compile(r"<(?i:poem)[^<>]*+>((?:(?!<(?i:poem))[\s\S])*?)</(?i:poem)\s*+>")
+_POEM = re.compile(r"<(?i:poem)[^<>]*+>((?:(?!<(?i:poem))[\s\S])*?)</(?i:poem)\s*+>[ \t]*+")
+_SPACES = re.compile(r"[ \t]*+")
 _POEM_LINE = re.compile(r"\s*\n[ \t:]*")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPTS = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
@@ -213,15 +214,15 @@ class _Tags:
                     parts.append(text[self.position : start])
                     self.position = start
                     shown = self._open(name, attributes, end)
-                    if shown is not None and self.position > start:
-                        parts.append(shown)
-                        continue
+                    end = max(end, self.position)
             if shown is None:
                 continue  # no tag of MediaWiki's: text
             parts.append(text[self.position : start])
             if shown:
                 parts.append(shown)
             self.position = end
+            if text.startswith(" ", end) and self._begins_line():
+                self.position = _SPACES.match(text, end).end()  # type: ignore[union-attr]
         parts.append(text[self.position :])
         return "".join(parts)
 
@@ -229,9 +230,14 @@ class _Tags:
         """A comment alone on its line leaves no empty line behind."""
         close = self.text.find("-->", end)
         self.position = len(self.text) if close < 0 else close + 3
-        before = next((part for part in reversed(self.parts) if part), "\n")
-        if before.endswith("\n") and self.text.startswith("\n", self.position):
+        if self._begins_line() and self.text.startswith("\n", self.position):
             self.position += 1
+
+    def _begins_line(self) -> bool:
+        """Tell whether what comes next begins a line: spaces before it are no indent."""
+        while self.parts and not self.parts[-1]:
+            self.parts.pop()
+        return not self.parts or self.parts[-1].endswith("\n")
 
     def _take_script(self, name: str, end: int) -> None:
         """Plain superscripts and subscripts become characters at once."""

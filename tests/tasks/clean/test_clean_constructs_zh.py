@@ -96,6 +96,7 @@ CONSTRUCTS = [
     (52, "甲\n<pre>\n電腦  ''y''\n</pre>\n乙\n 一  二\n 三\n丙",
          "甲\n\n```\n電腦  ''y''\n```\n\n乙\n\n```\n一  二\n三\n```\n\n丙"),
     (50, "调用{{code|電腦()}}", "调用`電腦()`"),
+    (52, "<pre>x</pre> 是H<sub>2</sub>O，一行<br>二行", "```\nx\n```\n\n是H₂O，一行\n二行"),
     (53, "<nowiki>-{甲}-</nowiki>乙", "-{甲}-乙"),
     (53, "写作<nowiki>[[乙]]</nowiki>的", "写作`[[乙]]`的"),
     (54, "甲<gallery>\nFile:x.jpg|乙\n</gallery><score>c d</score><timeline>x</timeline>丙",
