@@ -101,6 +101,14 @@ _CLOSED = (
     | {f"h{level}": f" {'=' * level}\n" for level in range(1, 7)}
     | {"table": f"\n{PIPE}}}\n", "sup": SCRIPT_END, "sub": SCRIPT_END}
 )
+_TABLE_PARTS = {
+    "table": f"\n{{{{{PIPE} {{}}\n",
+    "td": f"\n{PIPE} {{}} {PIPE} ",
+    "th": f"\n! {{}} {PIPE} ",
+}
+_TABLE_ATTRIBUTE = re.compile(
+    r"(?:row|col)span *= *[\"']?[0-9]+|class *= *(?:[\"'][^\"'|\n]*|\w+)", re.IGNORECASE
+)
 _LISTS = {"ul": "*", "ol": "#", "dl": ":"}
 _MAX_LIST_DEPTH = 8
 
@@ -210,7 +218,10 @@ class _Tags:
                 continue
             else:
                 shown = _OPENED.get(name)
-                if shown == "" or shown is None:
+                if attributes and name in _TABLE_PARTS:
+                    kept = " ".join(_TABLE_ATTRIBUTE.findall(attributes))
+                    shown = _TABLE_PARTS[name].format(kept.replace("=", EQUALS))
+                elif shown == "" or shown is None:
                     parts.append(text[self.position : start])
                     self.position = start
                     shown = self._open(name, attributes, end)
