@@ -29,7 +29,7 @@ _HATNOTE_LINES = r"(?:\s*+:+[ \t]*+''(?!')(?:[^\n']|'(?!'))*+''[ \t.]*+(?=\n(?!:
 _FIRST_HATNOTE = re.compile(rf"\A{_HATNOTE_LINES}")
 _HATNOTE = re.compile(rf"=[ \t]*+\n{_HATNOTE_LINES}")
 _INDENTED = re.compile(
-    rf"\n{INDENT}[ \t]*+[^\s{BREAK}{OPEN}{ROW}][^\n]*+(?:\n{INDENT}[ \t]*+\S[^\n]*+)*+"
+    rf"\n{INDENT}[^\S\n]*+[^\s{BREAK}{OPEN}{ROW}][^\n]*+(?:\n{INDENT}[^\S\n]*+\S[^\n]*+)*+"
 )
 _ATTRIBUTE = re.compile(  # of a cell; other words before a bar are words
     "(?:align|bgcolor|colspan|height|nowrap|rowspan|scope|style|valign|width) *="
@@ -252,7 +252,10 @@ class _Blocks:
 
     def _add_item(self, line: str) -> None:
         marks = _LIST.match(line)[0]  # type: ignore[index]
-        content = _trim(line[len(marks) :].replace(BREAK, " "))
+        content = line[len(marks) :]
+        if BREAK in content:
+            content = close_gaps(content.replace(BREAK, " "))
+        content = _trim(content)
         marks = marks[:20]
         depth = len(marks)
         del self.numbers[depth:]

@@ -35,9 +35,12 @@ LINKED = "\ue013"
 """Before a link in front of the first bar of a table's line: those words are no attributes."""
 MARKS = re.compile("[\ue000-\ue01f]")
 _MARK_BYTES = b"\xee\x80"  # how all marks begin in UTF-8
-_CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])
-_HIGH_CONTROLS = re.compile(rb"\xc2[\x80-\x9f]")
-_CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]+")
+# What nobody can read: controls, and characters for private use, whose first bytes are the last.
+_SUSPECT_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127, 0xEE, 0xF3, 0xF4])
+_SUSPECT_PAIRS = (re.compile(rb"\xc2[\x80-\x9f]"), re.compile(rb"\xef[\x80-\xa3]"))
+_UNREADABLE = re.compile(
+    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\uf8ff\U000f0000-\U0010ffff]+"
+)
 _SHELVED = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
 _TAG = re.compile(  # an attribute in quotes may hold another tag
@@ -114,7 +117,7 @@ _MAX_LIST_DEPTH = 8
 
 
 def normal(wikitext: str) -> str:
-    """Return a page with one kind of line end, without controls and what looks like our marks.
+    """Return a page with one kind of line end, without controls and private use, as our marks are.
 
     Bytes are searched several times faster than characters.
     """
@@ -124,10 +127,10 @@ def normal(wikitext: str) -> str:
         data = wikitext.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
         data = _MARK_BYTES
-    is_clean = len(data.translate(None, _CONTROL_BYTES)) == len(data) and (
-        len(data) == len(wikitext) or (_MARK_BYTES not in data and not _HIGH_CONTROLS.search(data))
+    is_clean = len(data.translate(None, _SUSPECT_BYTES)) == len(data) and (
+        len(data) == len(wikitext) or not any(one.search(data) for one in _SUSPECT_PAIRS)
     )
-    return wikitext if is_clean else _CONTROLS.sub("", MARKS.sub("", wikitext))
+    return wikitext if is_clean else _UNREADABLE.sub("", wikitext)
 
 
 def has_marks(text: str) -> bool:
@@ -382,7 +385,7 @@ def _verbatim(name: str, attributes: str, content: str, shelf: Shelf) -> str:
         return shelf.put('"' if content == "''" else content)  # an editor's way to write quotes
     if name == "code" or "inline" in attributes:
         code = " ".join(_plain_code(content).split())
-        return shelf.put(f"`{code}`") if code else ""
+        return shelf.put(f"`{code}`") if code else " " * bool(content)
     if name == "pre":
         content = _NOWIKI.sub(r"\1", content)
     content = content.strip("\n")

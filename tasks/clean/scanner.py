@@ -209,6 +209,8 @@ def match_brackets(text: str) -> list[_Event]:
         elif first == "]":
             if waiting and not waiting[-1][1]:
                 opened = waiting.pop()[0]
+                if text.startswith("]", end) and _ends_label(text, opened + 2, start):
+                    start, end = start + 1, end + 1
                 events.append((opened, opened + 2, _LINK, end))
                 events.append((start, end, _CLOSE, opened))
             else:
@@ -237,6 +239,11 @@ def match_brackets(text: str) -> list[_Event]:
     events += [(start, start + (width or 2), _LONE_OPEN, 0) for start, width in waiting]
     events.sort()
     return events
+
+
+def _ends_label(text: str, start: int, end: int) -> bool:
+    """Tell whether the first of three closing brackets is the label's own: [[a|see [b]]]."""
+    return not text.startswith("]", end + 3) and text.rfind("[", start, end) >= 0
 
 
 @dataclass(slots=True)

@@ -70,7 +70,7 @@ _RESIDUES = tuple(
         ("{", "table_marks", r"\{\|(?<![^\s:]\{\|)"),
         ("}", "table_marks", r"\|\}(?<![^\s:]\|\})"),
         ("|", "table_marks", r"\n\|-"),
-        ("''", "quotes", r"''+"),
+        ("''", "quotes", r"''+(?!(?<='x'')x')"),  # a grammar's 'x''x'
         ("|", "file_options", r"\|thumb\b"),
         ("|", "file_options", r"thumb\|"),
         ("|", "file_options", r"px\|(?<=\dpx\|)"),

@@ -287,6 +287,8 @@ def test_residues_are_counted() -> None:
     assert found["link_brackets"] == found["template_braces"] == found["quotes"] == 2
     for name in ("file_options", "categories", "tags", "table_marks"):
         assert found[name] >= 1, name
+    assert count_residues("['x''x'] and [`x`''`x`, ''x'")["quotes"] == 2
+    assert count_residues("['x''x'] and '`+`''`-`'")["quotes"] == 0
     assert sum(count_residues("`[[a]]` and $x_{{1}}$ and f() (a) don't").values()) == 0
 
 
