@@ -13,8 +13,10 @@ page holds. Brackets without a partner go, and the prose around them stays.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 
 from tasks.clean.call import Call
 from tasks.clean.languages import Site
@@ -33,6 +35,7 @@ from tasks.clean.templates import Rule, guess, is_fact
 from tasks.clean.tidy import tidy
 
 MAX_DEPTH = 40
+EVENTS_PER_LOOK = 256  # at the clock
 MAX_FACT_CHARS = 300
 MAX_POSITION = 99
 _PLAIN_LINK = re.compile(r"\[\[(?!/)([^\[\]{}|\n:#]++)(?:\|([^\[\]{}|]++))?\]\]")
@@ -185,10 +188,13 @@ def _kind(
     return "language" if _LANGUAGE.fullmatch(prefix.strip()) else ""
 
 
-def render(text: str, page: Page) -> str:
-    """Return the text with all templates rendered and all links shown."""
+def render(text: str, page: Page, deadline: float = inf) -> str | None:
+    """Return the text with all templates rendered and all links shown; None past the deadline."""
     if any(bracket in text for bracket in ("{{", "}}", "[[", "]]")):
-        text = _Walk(text, page).render()
+        rendered = _Walk(text, page).render(deadline)
+        if rendered is None:
+            return None
+        text = rendered
     return text.replace(PIPE, "|").replace(EQUALS, "=")
 
 
@@ -266,9 +272,11 @@ class _Walk:
         self.parts: list[str] = []
         self.frames: list[_Frame] = []
 
-    def render(self) -> str:
+    def render(self, deadline: float) -> str | None:
         text, position = self.text, 0
-        for start, end, kind, partner in match_brackets(text):
+        for number, (start, end, kind, partner) in enumerate(match_brackets(text)):
+            if not number % EVENTS_PER_LOOK and time.monotonic() > deadline:
+                return None
             if start < position:
                 continue  # inside of what was dropped whole
             if start > position:

@@ -88,8 +88,9 @@ def parse_page(
     if converter is not None:
         text, rules = converter.resolve(text)
     text = resolve_links(mark_indented(f"\n{text}"), page)
-    is_rough = len(text) > MAX_CHARS or time.monotonic() - began > MAX_SECONDS
-    text = render_roughly(text) if is_rough else render(text, page)
+    rendered = render(text, page, began + MAX_SECONDS) if len(text) <= MAX_CHARS else None
+    is_rough = rendered is None
+    text = render_roughly(text) if rendered is None else rendered
     text = resolve_scripts(external_links(text))
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -252,6 +254,25 @@ def test_huge_pages_are_read_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
     document = parse("{{a|{{b}}|\n[[c]]}}'''A''' [[b|see]] [http://x.y this].\n== H ==\n* [[x]]")
     assert document.text == "# T\n\nA see this.\n\n## H\n\n- x"
     assert document.flags == ["rough"]
+
+
+@pytest.mark.parametrize(("seconds", "flags"), [(0, ["rough"]), (1000, [])])
+def test_slow_pages_are_read_roughly(
+    seconds: int, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a limit that is not looked at, or that holds for pages in time."""
+    monkeypatch.setattr("tasks.clean.wikitext.MAX_SECONDS", seconds)
+    document = parse("A {{nowrap|is}} [[b|{{small|c}}]].")
+    assert document.flags == flags
+    assert document.text == ("# T\n\nA b|." if flags else "# T\n\nA is c.")
+
+
+def test_a_slow_rendering_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a clock that is only looked at before the rendering: one page takes an hour."""
+    seconds = count()
+    monkeypatch.setattr("tasks.clean.scanner.time.monotonic", lambda: next(seconds))
+    assert parse("{{nowrap|a}} " * 100).flags == []
+    assert parse("{{nowrap|a}} " * 100 * 100).flags == ["rough"]
 
 
 ALPHABET = st.lists(
