@@ -41,7 +41,7 @@ _RAGGED_PARENTHESES = (  # what shows that a page has parentheses to repair
     re.compile(r"\)(?<=[ ,;，；、]\))"),
 )
 _RAGGED_WIDE_PARENTHESES = (
-    re.compile(rf"（(?=[{_SEPARATORS}]*+[)）]|[ ,;，；：、])"),
+    re.compile(rf"（(?=[{_SEPARATORS}]*+[)）]|[ ,;，；：、（])"),
     re.compile(r"）(?<=[ ,;，；、]）)"),
 )
 _TRIMMED_FIRST = " ,;:，；：、\u3000"
@@ -171,10 +171,14 @@ def _repair_characters(text: str) -> str:
 
 
 def _repair_parentheses(text: str) -> str:
-    """Drop pairs with nothing but separators in them, inner ones first; trim what is left."""
+    """Drop pairs with nothing but separators in them, inner ones first; trim what is left.
+
+    A wide pair that holds nothing but another one goes too: （（1881年－1936年）） of a template.
+    """
     parts: list[str] = []
     opened: list[int] = []  # where in `parts` an opening stands
     filled: list[bool] = []  # whether something stands behind it
+    inner = (0, 0)  # the places of the pair that was closed last
     position = 0
     for token in _PARENTHESIS.finditer(text):
         start, mark = token.start(), token[0]
@@ -194,6 +198,10 @@ def _repair_parentheses(text: str) -> str:
                     parts.pop()
                 if len(parts) > begin + 1:
                     parts[-1] = trimmed
+                is_double = inner == (begin + 2, len(parts) - 1) and not parts[begin + 1]
+                if is_double and parts[begin] + mark == "（）" == parts[begin + 2] + parts[-1]:
+                    parts[begin + 2] = parts[-1] = ""
+                inner = begin, len(parts)
                 parts.append(mark)
                 if opened and not filled[-1]:
                     _fill(parts, opened, filled, "", begin)
