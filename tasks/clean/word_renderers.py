@@ -14,6 +14,7 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _PROGRAMMING = re.compile(r"[A-Za-z][\w+#-]{0,20}", re.ASCII)
 _CODE_OPTIONS = ("code", "lang", "class", "style", "id", "inline", "line")
 _PLACES = re.compile(r"left|right|cent(?:er|re)|\d+(?:px|em|%)", re.IGNORECASE)
+_WIDTH = re.compile(r"[\d.]+ *(?:em|ex|rem|px|%)?")
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,10})?|simple|zh-[a-z-]+", re.ASCII)
 
 
@@ -84,8 +85,14 @@ def _numbered(call: Call, wording: Wording) -> str:
 
 
 def _inner_list(call: Call, wording: Wording) -> str:
-    """`{{plainlist|* a * b}}`: the list that is its argument begins on a line of its own."""
+    """`{{plainlist|* a * b}}`: the list that is its argument begins on a line of its own.
+
+    It may stand behind a number or width of columns, or be cut into `col1`, `col2` and so on.
+    """
     text = call.value("1", "content", "list")
+    if not text or _WIDTH.fullmatch(text):
+        columns = [call.first(f"col{number}", f"content{number}") for number in range(1, 11)]
+        text = call.value("2", "content", "list") or "\n".join(filter(None, columns)) or text
     return f"\n{text}\n" if text[:1] in ("*", "#", ";", ":") else text
 
 
