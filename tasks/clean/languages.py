@@ -48,6 +48,7 @@ class Language:
     redirect_words: tuple[str, ...] = ()
     link_trail: str = "[a-z]+"
     stop_sections: tuple[str, ...] = ()
+    stop_if_links: tuple[str, ...] = ()
     list_titles: tuple[str, ...] = ()
     year_titles: tuple[str, ...] = ()
     disambiguation_titles: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def _read(code: str) -> Language:
             f"languages/{path.name} names the namespaces {', '.join(sorted(strange))}; "
             f"known: {', '.join(_NAMESPACES)}"
         )
-    lists = {"redirect_words", "stop_sections", "list_titles", "year_titles"}
+    lists = {"redirect_words", "stop_sections", "stop_if_links", "list_titles", "year_titles"}
     for name in lists | {"disambiguation_titles"}:
         values[name] = _strings(values.get(name))
     return Language(**values, namespaces=names)
@@ -109,6 +110,7 @@ class Site:
 
     `namespaces` has the names of all namespaces but the articles'; `files`, `categories` and
     `template_prefixes` those of three of them. `link_trail` matches the letters that join a link.
+    `stop_if_links` are titles of sections that are left out where they hold little but references.
     """
 
     language: str
@@ -120,6 +122,7 @@ class Site:
     redirect_words: tuple[str, ...]
     link_trail: re.Pattern[str]
     stop_sections: frozenset[str]
+    stop_if_links: frozenset[str]
     list_titles: re.Pattern[str]
     year_titles: re.Pattern[str]
     disambiguation_titles: re.Pattern[str]
@@ -141,7 +144,7 @@ class Site:
     ) -> Site:
         """Join the dump's header (`{"6": "Datei", …}`) with what is known of the language.
 
-        `stop_sections` replaces the language's own list. `template_redirects`,
+        `stop_sections` replaces the language's own lists. `template_redirects`,
         `template_categories` and `modules` (Module:CGroup and Template:CGroup pages) are the
         dump's own, by name without namespace.
         """
@@ -157,7 +160,11 @@ class Site:
             return frozenset(word.casefold().replace("_", " ") for word in words if word)
 
         everything = frozenset({"wikipedia", "wp"}).union(*map(names, _NAMESPACES))
-        stops = (*english.stop_sections, *own.stop_sections)
+        if stop_sections is None:
+            stop_sections = (*english.stop_sections, *own.stop_sections)
+            stop_if_links = (*english.stop_if_links, *own.stop_if_links)
+        else:
+            stop_if_links = ()
         return Site(
             language=language,
             is_cjk=own.is_cjk,
@@ -167,9 +174,8 @@ class Site:
             namespaces=everything | {name.casefold() for name in given.values() if name},
             redirect_words=(*own.redirect_words, *english.redirect_words),
             link_trail=re.compile(own.link_trail or "(?!)"),
-            stop_sections=frozenset(
-                section_key(one) for one in (stops if stop_sections is None else stop_sections)
-            ),
+            stop_sections=frozenset(map(section_key, stop_sections)),
+            stop_if_links=frozenset(map(section_key, stop_if_links)),
             list_titles=_any_of(english.list_titles, own.list_titles),
             year_titles=_any_of(english.year_titles, own.year_titles),
             disambiguation_titles=_any_of(english.disambiguation_titles, own.disambiguation_titles),

@@ -36,6 +36,13 @@ _ATTRIBUTE = re.compile(  # of a cell; other words before a bar are words
 )
 _TABLE_REST = re.compile(rf"\{{\||\|\}}|\|-|\|\||!!|[!|](?: |(?={_ATTRIBUTE.pattern}))")
 _BLOCK = re.compile("\ue01e[0-9]+\ue01f")
+_REFERENCE = re.compile(  # a link, a number of a book, pages, an author by surname, a publisher
+    r"://|\b(?:ISBN|ISSN|OCLC|JSTOR|PMID|doi)\b|\bpp?\. ?\d|\d[页頁]|[页頁]\d"
+    r"|\A[*#:; ]*[A-Z][\w'’-]+, [A-Z]|\bPress\b|出版社|书局|書局"
+    r"|\([^():]*: [^()]*\d{4}\)|\d:\d+[-–]\d"
+)
+_LETTER = re.compile(r"\w")
+MIN_REFERENCES = 0.7
 _STOPS, _WIDE_STOPS = frozenset(",;."), frozenset("，、；。")
 _TERM = re.compile(r"[ \t]+:[ \t]*|:[ \t]+")
 _UNSPACED = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -93,6 +100,26 @@ def drop_stopped(text: str, is_stopped: Callable[[str], bool]) -> str:
     if not parts:
         return text
     return "".join(parts) + ("\n" if stopped_level else text[position:])
+
+
+def are_references(text: str, is_named: Callable[[str], bool]) -> bool:
+    """Tell whether the sections of a name hold little but references.
+
+    The `Sources` of a metal are prose, the `Bibliography` of a writer is a list of works. The text
+    still has its external links; a citation by template has left an empty item of a list.
+    """
+    pieces = _HEADING.split(f"\n{text}\n")
+    lines: list[str] = []
+    named_level = 0
+    for number in range(1, len(pieces), 2):
+        level, name = _heading(pieces[number])
+        if not named_level or level <= named_level:
+            named_level = level if is_named(name) else 0
+        if named_level:
+            body = pieces[number + 1].partition(SECTION_END)[0]
+            lines += [line for line in body.split("\n") if line.strip()]
+    num_references = sum(not _LETTER.search(one) or bool(_REFERENCE.search(one)) for one in lines)
+    return num_references >= MIN_REFERENCES * len(lines)
 
 
 def split_sections(

@@ -23,6 +23,7 @@ from tasks.clean.chinese import detect_variant
 from tasks.clean.languages import Site, section_key
 from tasks.clean.layout import (
     Section,
+    are_references,
     drop_hatnotes,
     drop_stopped,
     fence_indented,
@@ -88,15 +89,20 @@ def parse_page(
     if converter is not None:
         text, rules = converter.resolve(text)
     text = resolve_links(mark_indented(f"\n{text}"), page)
-    rendered = render(text, page, began + MAX_SECONDS) if len(text) <= MAX_CHARS else None
-    is_rough = rendered is None
-    text = render_roughly(text) if rendered is None else rendered
-    text = resolve_scripts(external_links(text))
+    in_time = render(text, page, began + MAX_SECONDS) if len(text) <= MAX_CHARS else None
+    is_rough = in_time is None
+    rendered = render_roughly(text) if in_time is None else in_time
+    text = resolve_scripts(external_links(rendered))
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
 
+    stopped: dict[str, bool] = {}  # of the sections that it depends on
+
     def is_stopped(name: str) -> bool:
-        return _section_key(name) in site.stop_sections
+        key = _section_key(name)
+        if key in site.stop_if_links and key not in stopped:
+            stopped[key] = are_references(rendered, lambda one: _section_key(one) == key)
+        return key in site.stop_sections or stopped.get(key, False)
 
     text = drop_stopped(drop_hatnotes(render_tables(text, tables)), is_stopped)
     text = fence_indented(plain(text, shelf.put), shelf)

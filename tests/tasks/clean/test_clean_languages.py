@@ -29,13 +29,14 @@ def test_every_file_has_its_language() -> None:
 def test_files_are_whole(code: str) -> None:
     """Catches a key that is missing, misspelt or of the wrong shape, and doubled words."""
     data = yaml.load((FOLDER / f"{code}.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
-    assert data.keys() == KEYS
+    assert data.keys() - {"stop_if_links"} == KEYS
     assert data["language"] == code
     assert data["namespaces"].keys() >= {"file", "category"}
     own = Language.load(code)
+    assert not set(own.stop_sections) & set(own.stop_if_links)
     for words in (own.stop_sections, own.redirect_words, *own.namespaces.values()):
         assert words and len({word.casefold() for word in words}) == len(words)
-    assert all(section_key(title) for title in own.stop_sections)
+    assert all(section_key(title) for title in (*own.stop_sections, *own.stop_if_links))
     assert own.decimal in (".", ",") and own.group in (".", ",", " ") and own.decimal != own.group
 
 
@@ -130,7 +131,7 @@ def test_the_header_and_the_file_are_joined() -> None:
 def test_stop_sections_are_replaced() -> None:
     """Catches a list of the user's that is only added to ours."""
     site = Site.of("en", stop_sections=["My 1st"])
-    assert site.stop_sections == {"myst"}
+    assert site.stop_sections == {"myst"} and not site.stop_if_links
 
 
 def test_codes_of_wikis() -> None:
