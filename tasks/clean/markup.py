@@ -228,14 +228,15 @@ class _Tags:
                     parts.append(text[self.position : start])
                     self.position = start
                     shown = self._open(name, attributes, end)
-                    end = max(end, self.position)
+                    if shown is not None:
+                        end = self.position
             if shown is None:
                 continue  # no tag of MediaWiki's: text
             parts.append(text[self.position : start])
             if shown:
                 parts.append(shown)
             self.position = end
-            if text.startswith(" ", end) and self._begins_line():
+            if text[end : end + 1] == " " and self._begins_line():
                 self.position = _SPACES.match(text, end).end()  # type: ignore[union-attr]
         parts.append(text[self.position :])
         return "".join(parts)

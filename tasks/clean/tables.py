@@ -95,6 +95,9 @@ def render_tables(text: str, style: TableStyle = "markdown") -> str:
             if number not in unclosed or not tables or tables[-1].is_closed:
                 tables.append(_Table(number not in unclosed, _BOX.search(line) is not None))
             continue
+        if not tables:
+            out.append(line)
+            continue
         words = line.strip(_BLANK)
         while tables and not tables[-1].is_closed and (not words or words[0] == "="):
             close()
