@@ -28,11 +28,7 @@ def text_of(content: Any) -> str:
         return ""
     if isinstance(content, list):
         content = "".join(map(_part, content))
-    if not isinstance(content, str):
-        raise Rejected("content_not_text")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise Rejected("bad_unicode")
-    return content.strip()
+    return _whole(content).strip()
 
 
 def answer_of(item: Mapping[str, Any]) -> str:
@@ -90,12 +86,21 @@ def _part(part: Any) -> str:
     value = part.get("text", part.get("value", ""))
     match part.get("type"):
         case "text":
-            return str(value)
+            return _whole(value)
         case "reasoning":
-            return f"<think>{value}</think>"
+            return f"<think>{_whole(value)}</think>"
         case "tool_call":
             return call_of(value)
     raise Rejected("content_not_text")
+
+
+def _whole(text: Any) -> str:
+    """Return a text that can be written as UTF-8; reject half characters and what is no text."""
+    if not isinstance(text, str):
+        raise Rejected("content_not_text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise Rejected("bad_unicode")
+    return text
 
 
 def _from_json(value: Any) -> Any:
@@ -109,4 +114,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return _whole(json.dumps(value, ensure_ascii=False))
+    except RecursionError as error:
+        raise Rejected("nested_too_deep") from error

@@ -156,15 +156,22 @@ def _as_message(answer: Any) -> Any:
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    turns: list[tuple[str, Any]] = []
-    for pair in row.get("history") or []:
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise Rejected("history_not_pairs")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
+    history = row.get("history")
+    if history is None:
+        history = []
+    if not isinstance(history, list) or not all(map(_is_pair, history)):
+        raise Rejected("history_not_pairs")
+    turns = [turn for ask, answer in history for turn in (("user", ask), ("assistant", answer))]
     question = "\n".join(
         text for key in ("instruction", "input") if (text := text_of(row.get(key)))
     )
     return [*turns, ("user", question), ("assistant", row["output"])]
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)
+    )
 
 
 def _of_turns(turns: Sequence[tuple[str, Any]]) -> list[Message]:

@@ -28,7 +28,7 @@ def identity(config: FormatSftConfig) -> str:
     return canonical_json([[path.name, sha256_file(path)] for path in paths])
 
 
-@stage("format_sft", version=2, kind="dialogues", identity=identity)
+@stage("format_sft", version=3, kind="dialogues", identity=identity)
 def format_sft(corpus: ArtifactRef, config: FormatSftConfig, workspace: Workspace) -> Counts:
     """Write dialogues.parquet, the same as dialogues.jsonl for people, and rejects.jsonl."""
     user = read_files(

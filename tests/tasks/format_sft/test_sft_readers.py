@@ -19,6 +19,7 @@ from tasks.format_sft.validate import (
 )
 
 U, A, S = "user", "assistant", "system"
+TEXT = "content_not_text"
 
 
 def turns(row: object, format: str) -> list[tuple[str, str]]:
@@ -55,6 +56,7 @@ def turns(row: object, format: str) -> list[tuple[str, str]]:
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
             [(U, "a")],
         ),
+        ("alpaca", {"instruction": "a", "output": "b", "history": None}, [(U, "a"), (A, "b")]),
         ("prompt-completion", {"prompt": "a", "completion": "b"}, [(U, "a"), (A, "b")]),
         ("prompt-completion", {"question": "a", "answer": "b"}, [(U, "a"), (A, "b")]),
     ],
@@ -77,7 +79,10 @@ def test_formats(tmp_path: Path, format: str, row: dict, expected: list[tuple[st
         ({"messages": [{"content": "a"}]}, "unknown_role"),
         ({"messages": [{"role": "user", "content": 3}]}, "content_not_text"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "content_not_text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, TEXT),
+        ({"messages": [{"role": "user", "content": [{"type": "reasoning", "text": 3}]}]}, TEXT),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "bad_unicode"),
+        ({"messages": [{"role": "function_call", "content": {"name": "\ud83d"}}]}, "bad_unicode"),
         ({"messages": [{"role": "function_call", "content": "buy milk"}]}, "bad_call"),
         ({"messages": [{"role": "assistant", "content": "a", "weight": "much"}]}, "bad_weight"),
         ({"messages": [{"role": "assistant", "content": "a", "weight": -1}]}, "bad_weight"),
@@ -89,6 +94,16 @@ def test_rows_that_cannot_be_read(row: object, reason: str) -> None:
     """Would catch a broken row that stops the stage, or slips through as an empty dialogue."""
     with pytest.raises(Rejected, match=reason):
         messages_of(row, "messages")
+
+
+@pytest.mark.parametrize(
+    "history", [5, "ab", {}, ["ab"], [["a"]], [["a", "b", "c"]], [["a", None]], [["a", 3]]]
+)
+def test_a_history_is_pairs_of_texts(history: object) -> None:
+    """Would catch a traceback, and a word whose letters are taken for a question and an answer."""
+    row = {"instruction": "a", "output": "b", "history": history}
+    with pytest.raises(Rejected, match="history_not_pairs"):
+        messages_of(row, "alpaca")
 
 
 @pytest.mark.parametrize(
