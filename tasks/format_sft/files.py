@@ -22,6 +22,7 @@ from tasks.format_sft.validate import (
 
 MIN_ROWS_FOR_VALIDATION = 10
 RAW_CHARS = 200
+LINES_NAMED = 5  # of each reason, in the message that refuses a file
 
 
 @dataclass(slots=True)
@@ -97,11 +98,23 @@ def _read_one(
     if len(broken) > max_rejected_share * seen:
         raise BadInput(
             f"format_sft.files: {len(broken)} of the {seen} rows of {path.name} (read as {format}) "
-            f"cannot be used, more than max_rejected_share={max_rejected_share}; the first is line "
-            f"{broken[0]['line']}: {broken[0]['reason']}; correct the file or raise the share"
+            f"cannot be used, more than max_rejected_share={max_rejected_share}: "
+            f"{_summary(broken)}; correct the file or raise the share"
         )
     result.seen += seen
     result.rejects += broken
+
+
+def _summary(broken: Sequence[dict[str, Any]]) -> str:
+    """Return the reasons, the commonest first, each with how often and on which first lines."""
+    lines: dict[str, list[int]] = {}
+    for row in broken:
+        lines.setdefault(row["reason"], []).append(row["line"])
+    return ", ".join(
+        f"{len(at)} {reason} (line {', '.join(map(str, at[:LINES_NAMED]))}"
+        f"{', ...' if len(at) > LINES_NAMED else ''})"
+        for reason, at in sorted(lines.items(), key=lambda item: -len(item[1]))
+    )
 
 
 def _split(rows: Sequence[dict[str, Any]], validation_share: float) -> None:

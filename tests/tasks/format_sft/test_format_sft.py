@@ -119,14 +119,22 @@ def test_files_rejects_and_duplicates(tmp_path: Path, corpus: ArtifactRef) -> No
 
 
 def test_too_many_broken_rows_are_refused(tmp_path: Path, corpus: ArtifactRef) -> None:
-    """Would catch a file of which most is silently lost."""
+    """Would catch a file of which most is silently lost, or refused without where to look.
+
+    The rejects.jsonl of a refused file goes with the workspace, so the message has to tell.
+    """
     path = write(tmp_path / "mine.jsonl", [ask(1), ask(2), "{broken", {"prompt": "a"}])
     with pytest.raises(BadInput) as error:
         run(tmp_path / "a", corpus, files=[str(path)])
-    for words in ("2 of the 4 rows of mine.jsonl", "max_rejected_share=0.1", "line 3: bad_json"):
+    for words in ("2 of the 4 rows of mine.jsonl", "max_rejected_share=0.1", "1 bad_json (line 3)"):
         assert words in str(error.value)
     counts, _ = run(tmp_path / "b", corpus, files=[str(path)], max_rejected_share=0.5)
     assert counts.dropped["bad_json"] == 1
+    write(path, [ask(1), {"prompt": "a"}, *["{"] * 7])
+    with pytest.raises(BadInput) as error:
+        run(tmp_path / "c", corpus, files=[str(path)])
+    reasons = "7 bad_json (line 3, 4, 5, 6, 7, ...), 1 not_prompt-completion (line 2);"
+    assert reasons in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_split_goes_by_the_question(tmp_path: Path, corpus: ArtifactRef) -> None:
