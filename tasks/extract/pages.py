@@ -236,6 +236,8 @@ def judge(page: RawPage, wanted: Wanted) -> tuple[str | None, str | None]:
         return "too_large", None
     if not page.text or page.text.isspace():
         return "empty", None
+    if page.page_id < 1:
+        return "bad_id", None
     return None, None
 
 

@@ -13,7 +13,7 @@ from tasks.extract.room import extract_files
 from tasks.stage import stage
 
 
-@stage("extract", version=2, kind="pages")
+@stage("extract", version=3, kind="pages")
 def extract(dump: ArtifactRef, config: ExtractConfig, workspace: Workspace) -> Counts:
     """Write the dump's pages, redirects, templates, ledger and header, a part per range."""
     source = read_json(dump.path / "source.json")

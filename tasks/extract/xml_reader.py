@@ -82,7 +82,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class RawPage:
-    """One `<page>` with its newest revision."""
+    """One `<page>` with its newest revision; `page_id` is 0 where the dump has no number."""
 
     page_id: int
     title: str
