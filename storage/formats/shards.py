@@ -9,12 +9,13 @@ maps them without a copy. Any Parquet reader opens the same file. Other columns 
     +------+---------------------------+---------------------------+--------+
 
 Where a file's layout differs (rewritten by another tool), the columns are read by pyarrow into
-memory instead and `zero_copy` is False.
+memory instead, `zero_copy` is False, and a warning says so, once a process for each file.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,12 @@ def open_shard(path: Path) -> Shard:
         mapped = _map_column(path, footer, name, np.dtype(layout["dtype"]), layout["width"])
         zero_copy = zero_copy and mapped is not None
         blocks[name] = mapped or [_read_column(path, name, layout)]
+    if not zero_copy:
+        warnings.warn(
+            f"{path} is not laid out as a token shard and was read into memory; "
+            "run the shard stage again to have it mapped",
+            stacklevel=2,
+        )
     return Shard(path, footer.num_rows, header["metadata"], blocks, zero_copy)
 
 
