@@ -22,7 +22,7 @@ RUN_BY = {
     "python benchmarks/kill_and_resume.py": "tests/flows/test_whole_way.py",
     "python benchmarks/on_gpu.py": "tests/etude_model/test_gpu_benchmark.py",
     "prefect deployment run etude/end-to-end": "tests/flows/test_local_services.py",
-    ". .venv/bin/activate": "tests/test_readme.py",
+    ". .venv/bin/activate": ".ci/run",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.recipe import RECIPES, check_recipe, load_recipe, merge, recipe_names
+from flows.recipe import check_recipe, load_recipe, merge, recipe_names
 from storage.errors import BadInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,5 +109,4 @@ def test_every_setting_is_described() -> None:
         for field, values in section.get("properties", {}).items()
         if not values.get("description") and field != "kind"
     ]
-    assert silent == [] or all("path" in one for one in silent), silent
-    assert RECIPES.is_dir()
+    assert silent == []
