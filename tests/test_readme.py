@@ -19,6 +19,7 @@ RUN_BY = {
     "make demo": ".ci/run",
     "make test": ".ci/run",
     "make lint": ".ci/run",
+    "python benchmarks/demo_claims.py": "tests/flows/test_whole_way.py",
     "python benchmarks/kill_and_resume.py": "tests/flows/test_whole_way.py",
     "python benchmarks/on_gpu.py": "tests/etude_model/test_gpu_benchmark.py",
     "prefect deployment run etude/end-to-end": "tests/flows/test_local_services.py",

@@ -156,6 +156,23 @@ def test_people_can_talk_to_what_was_made(copy: Path, tmp_path: Path) -> None:
     assert again.returncode == 2 and "Traceback" not in again.stderr
 
 
+def test_the_claims_of_a_demo_are_judged(first: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Catches a claim that is always true: a model of six steps is exact, and answers nothing."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / "demo_claims.py"), "--home", first[0]],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 1, done.stderr
+    claims = json.loads(done.stdout.strip().splitlines()[-1])["claims"]
+    holds = {one["claim"]: one["holds"] for one in claims}
+    assert len(holds) == 10 and holds["pretrain: bits per byte falls"]
+    exact = [name for name in holds if "logits" in name or "merged" in name or "cache" in name]
+    assert len(exact) == 4 and all(holds[name] for name in exact)
+    assert not holds["sft: at least 90% of answers end"]
+
+
 LOOKING = (
     "ls",
     "show documents:latest",
