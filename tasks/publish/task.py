@@ -12,7 +12,7 @@ from tasks.publish.release import write_release
 from tasks.stage import stage
 
 
-@stage("publish", version=1, kind="release")
+@stage("publish", version=2, kind="release")
 def publish(
     checkpoint: ArtifactRef, report: ArtifactRef, config: PublishConfig, workspace: Workspace
 ) -> Counts:
