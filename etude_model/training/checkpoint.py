@@ -217,6 +217,8 @@ def problem(folder: Path) -> str | None:
     try:
         digests = read_json(folder / MANIFEST)
         for name in (MODEL, OPTIMIZER, STATE):
+            if not (folder / name).is_file():
+                return f"{name} is missing"
             if sha256_file(folder / name) != digests[name]:
                 return f"{name} does not match its SHA-256"
     except (OSError, ValueError, KeyError) as error:
