@@ -186,10 +186,21 @@ def test_two_ranks_route_as_one_does(parallel, write_run, tmp_path):
     assert events_of(runs[1], "sample") and events_of(runs[1], "start")[0]["processes"] == 2
 
 
-@pytest.mark.parametrize("ranks", ((2, 1), (1, 2)))
-def test_run_goes_on_with_another_number_of_ranks(ranks, write_run, tmp_path):
+@pytest.mark.parametrize(
+    "kind, stage, ranks",
+    [
+        *(("dense", "pretrain", ranks) for ranks in ((2, 1), (1, 2))),
+        *(("dense", "semantic", (1, 2)), ("dense", "sft", (2, 1)), ("dense", "lora", (1, 2))),
+        ("moe", "pretrain", (2, 1)),
+    ],
+)
+def test_run_goes_on_with_another_number_of_ranks(
+    kind, stage, ranks, write_run, write_moe_run, tmp_path
+):
     """Catches a checkpoint that only as many ranks can read, and batches dealt out anew."""
-    straight, changed = (write_run(tmp_path / name, "pretrain", **SHORT) for name in ("1", "2"))
+    write = write_run if kind == "dense" else write_moe_run
+    knobs = SHORT | ({"lora": {"rank": 2}} if stage == "lora" else {})  # no dropout
+    straight, changed = (write(tmp_path / name, stage, **knobs) for name in ("1", "2"))
     train(straight)
     set_knobs(changed, parallel="shard")
     for size, stop_after in zip(ranks, (2, None), strict=True):
@@ -197,7 +208,8 @@ def test_run_goes_on_with_another_number_of_ranks(ranks, write_run, tmp_path):
             train(changed, stop_after)
         else:
             in_ranks(size, train, changed, stop_after)
-    assert_close(*(run_dir / "model.safetensors" for run_dir in (straight, changed)))
+    weights = "adapter.safetensors" if stage == "lora" else "model.safetensors"
+    assert_close(*(run_dir / weights for run_dir in (straight, changed)))
     assert_same_steps(straight, changed)
     assert [event["step"] for event in events_of(changed, "start")] == [0, 2]
 

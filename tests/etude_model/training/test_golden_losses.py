@@ -7,7 +7,8 @@ them with it:
     ETUDE_WRITE_GOLDEN=1 python -m pytest tests/etude_model/training/test_golden_losses.py
 
 The corpus is made of token ids by a rule, so that no tokenizer's training is part of the result.
-Another torch or another processor rounds differently; their curves must agree to 2e-3.
+Another torch or another kind of processor rounds differently; their curves must agree to 2e-3, and
+those of two processors with the same instructions, seen to differ by 1.3e-5, to 5e-5.
 """
 
 from __future__ import annotations
@@ -49,11 +50,7 @@ OWN: dict[str, dict[str, Any]] = {
     "semantic": {"pair_batch_size": 8, "matryoshka_dims": [32], "evaluation_pairs": 8},
     "lora": {"lora": {"rank": 4, "dropout": 0.1}, "learning_rate": 5e-3},
 }
-CURVES = [
-    "pretrain",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("pretrain-moe", "semantic")),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("sft", "lora")),
-]
+CURVES = ("pretrain", "pretrain-moe", "semantic", "sft", "lora")
 
 
 def walk(generator: random.Random, length: int) -> list[int]:
@@ -154,6 +151,6 @@ def test_losses_are_the_committed_ones(curve, losses_of):
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([machine(), *(f"{loss:.7f}" for loss in losses)]) + "\n")
     made_on, *lines = path.read_text().splitlines()
-    tolerance = 1e-5 if made_on == machine() else 2e-3
+    tolerance = 5e-5 if made_on == machine() else 2e-3
     assert losses == pytest.approx([float(line) for line in lines], abs=tolerance)
     assert losses[-1] < losses[0]
