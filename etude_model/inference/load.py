@@ -21,6 +21,7 @@ from torch import Tensor
 from etude_model.checkpoint_folder import checked_files
 from etude_model.config import EtudeConfig
 from etude_model.inference.adapters import Adapters
+from etude_model.model.adapter import check_finite
 from etude_model.model.adapter_files import has_adapter
 from etude_model.model.lora import load_lora, merge_lora, remove_lora
 from etude_model.model.moe import SparseMOE
@@ -85,7 +86,7 @@ def load_checkpoint(
 
 
 def load_model(folder: Path, *, device: str | torch.device = "cpu") -> Etude:
-    """Load config.json and model.safetensors alone, in float32."""
+    """Load config.json and model.safetensors alone, in float32; no NaN is let in."""
     try:
         config = EtudeConfig.model_validate_json((folder / CONFIG).read_bytes())
         weights = load_file(folder / WEIGHTS, device=str(device))
@@ -96,6 +97,7 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu") -> Etude:
     with torch.device("meta"):
         model = Etude(config)
     check_shapes(folder / WEIGHTS, model.state_dict(), weights)
+    check_finite(folder / WEIGHTS, weights)
     weights = {name: weight.float() for name, weight in weights.items()}
     model.load_state_dict(weights, assign=True)
     for module in model.modules():

@@ -36,13 +36,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read ({error}); copy the adapter again") from error
+    check_finite(path, tensors)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that hold NaN, infinities or integers; `path` is for the words."""
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise BadInput(
                 f"{path}: {name} ({tensor.dtype}) holds something else than finite numbers; "
-                "go back to an earlier adapter"
+                "go back to an earlier one"
             )
-    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -139,3 +139,16 @@ def test_damage_is_refused_with_words(
     torch.save({}, tmp_path / "small" / "model.safetensors")
     with pytest.raises(BadInput, match="cannot be read"):
         load_checkpoint(tmp_path / "small")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(
+    folder: Path, model: Etude, number: float, dtype: torch.dtype
+) -> None:
+    """Catches a diverged or damaged model that answers with rubbish instead of being named."""
+    weights = {name: weight.to(dtype) for name, weight in base_state_dict(model).items()}
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = number
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BadInput, match=r"layers\.1\.mlp\.up_proj\.weight .* finite numbers"):
+        load_checkpoint(folder)
