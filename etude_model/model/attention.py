@@ -21,7 +21,7 @@ from etude_model.model.cache import KVCache
 from etude_model.model.fused import attention, is_fused, norm_rotate
 from etude_model.model.norm import RMSNorm
 from etude_model.model.rope import rotate
-from etude_model.model.sight import Sight, varlen_attention
+from etude_model.model.sight import Sight, varlen_attention, varlen_takes_groups
 
 __all__ = ["KVCache", "MultiHeadAttention", "Sight", "SingleHeadAttention"]
 
@@ -117,6 +117,10 @@ class MultiHeadAttention(nn.Module):
             reach = (-1, 0 if sight.is_causal else -1)
         else:
             reach = (self.window - 1, 0) if sight.is_causal else (self.window, self.window)
+        share = self.num_heads // self.num_kv_heads
+        if share > 1 and not varlen_takes_groups:
+            k_BTGK, v_BTGK = (one.repeat_interleave(share, dim=2) for one in (k_BTGK, v_BTGK))
+        groups = {"enable_gqa": share > 1} if varlen_takes_groups else {}
         gathered = varlen_attention(
             q_BTHK.flatten(0, 1),
             k_BTGK.flatten(0, 1),
@@ -126,7 +130,7 @@ class MultiHeadAttention(nn.Module):
             num_tokens,
             num_tokens,
             window_size=reach,
-            enable_gqa=self.num_heads != self.num_kv_heads,
+            **groups,
         )
         documents: Tensor = gathered.unflatten(0, (num_rows, num_tokens))
         return documents

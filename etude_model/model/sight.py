@@ -33,16 +33,19 @@ from etude_model.model.rope import rotations
 
 
 def _import_varlen() -> Callable[..., Any] | None:
-    """Return torch's attention over rows of any length, if it knows GQA and windows (2.12)."""
+    """Return torch's attention over rows of any length, if it knows windows (2.11)."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    known = signature(varlen_attn).parameters
-    return varlen_attn if "enable_gqa" in known and "window_size" in known else None
+    return varlen_attn if "window_size" in signature(varlen_attn).parameters else None
 
 
 varlen_attention = _import_varlen()
+# From 2.12 on, query heads may share keys there; in 2.11 each needs its own.
+varlen_takes_groups = (
+    varlen_attention is not None and "enable_gqa" in signature(varlen_attention).parameters
+)
 
 
 @dataclass(frozen=True, slots=True)

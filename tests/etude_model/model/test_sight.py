@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -156,25 +157,36 @@ def documents_one_by_one(
         heads = [one[start:end].transpose(0, 1)[None] for one in (q, k, v)]
         if end > start:
             out = F.scaled_dot_product_attention(
-                *heads, attn_mask=mask, enable_gqa=how["enable_gqa"]
+                *heads, attn_mask=mask, enable_gqa=how.get("enable_gqa", False)
             )
             pieces.append(out[0].transpose(0, 1))
     return torch.cat(pieces)
 
 
+def documents_without_groups(*tensors: Any, window_size: tuple[int, int]) -> Tensor:
+    """Do the same with the arguments of torch 2.11, where each head brings its own keys."""
+    return documents_one_by_one(*tensors, window_size=window_size)
+
+
+@pytest.mark.parametrize("kernel", [documents_one_by_one, documents_without_groups])
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("changes", [{}, WINDOWS, {"num_kv_heads": 4}])
 def test_the_varlen_branch_equals_the_mask(
-    is_causal: bool, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kernel: Callable[..., Tensor],
+    is_causal: bool,
+    changes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Catches wrong starts, windows or shapes in the branch that only a GPU takes."""
+    """Catches wrong starts, windows, groups or shapes in the branch that only a GPU takes."""
     model = build(**changes)
     tokens = torch.randint(97, (3, 16))
     segments = torch.tensor([[0] * 5 + [1] * 9 + [-1] * 2, [0] * 16, [3] * 8 + [4] * 8])
     with torch.no_grad():
         masked = model(tokens, segments_BT=segments, is_causal=is_causal)
         monkeypatch.setattr(sight, "has_varlen", lambda *_: True)
-        monkeypatch.setattr(attention, "varlen_attention", documents_one_by_one)
+        monkeypatch.setattr(attention, "varlen_attention", kernel)
+        takes_groups = kernel is documents_one_by_one
+        monkeypatch.setattr(attention, "varlen_takes_groups", takes_groups)
         packed = model(tokens, segments_BT=segments, is_causal=is_causal)
     torch.testing.assert_close(packed, masked, atol=3e-5, rtol=1e-5)
 
@@ -187,6 +199,7 @@ def test_the_varlen_kernel_is_for_half_precision_on_gpus() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.skipif(sight.varlen_attention is None, reason="this torch has no varlen with windows")
 @pytest.mark.parametrize("changes", [{}, WINDOWS, EXPERTS])
 def test_on_a_gpu_packed_rows_equal_masked_rows(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
