@@ -76,4 +76,5 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     words = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
-    return any(word in str(error) for word in words)
+    wrapped = "CUDA out of memory"  # in an error of torch.compile's own
+    return any(word in str(error) for word in (*words, wrapped))

@@ -48,7 +48,22 @@ def compile_blocks(model: Etude, config: TrainConfig, dtype: torch.dtype) -> Non
 
 def uncompiled(model: Etude) -> AbstractContextManager:
     """Return a context in which compiled layers run as they are: for shapes that come only once."""
-    if all(layer._compiled_call_impl is None for layer in model.model.layers):
+    if not is_compiled(model):
         return nullcontext()
     stance: AbstractContextManager = torch.compiler.set_stance("force_eager")
     return stance
+
+
+def forget_compiled(model: Etude) -> None:
+    """Let compiled layers be compiled anew for the shape that comes next.
+
+    Otherwise a second shape makes torch compile for shapes of any size, which is slower code and,
+    after a lack of memory, perhaps no smaller one.
+    """
+    if is_compiled(model):
+        torch.compiler.reset()
+
+
+def is_compiled(model: Etude) -> bool:
+    """Return whether the layers run through torch.compile."""
+    return any(layer._compiled_call_impl is not None for layer in model.model.layers)

@@ -45,7 +45,7 @@ from etude_model.training.micro_batch import (
 )
 from etude_model.training.optimizer import build_optimizer, learning_rate
 from etude_model.training.plan import identity, make_plan
-from etude_model.training.precision import uncompiled
+from etude_model.training.precision import forget_compiled, uncompiled
 from etude_model.training.progress import Progress
 from etude_model.training.result import FINISHED, choose_weights, write_result
 from etude_model.training.stages import Stage
@@ -161,6 +161,7 @@ class Trainer:
             self.model.take_expert_counts()
             if self.materials.device.type == "cuda":
                 torch.cuda.empty_cache()
+            forget_compiled(self.model)
             yield self._halve()
         assert figures is not None
         self.world.sum_gradients(self.parameters)

@@ -11,7 +11,7 @@ import torch
 from etude_model.config import EtudeConfig, TrainConfig
 from etude_model.device import autocast, pick_dtype
 from etude_model.model.transformer import Etude
-from etude_model.training.precision import compile_blocks, prepare, uncompiled
+from etude_model.training.precision import compile_blocks, forget_compiled, prepare, uncompiled
 from etude_model.training.run import build_trainer, read_run
 from storage.errors import BadInput
 
@@ -62,6 +62,26 @@ def test_a_cpu_compiles_only_on_request(tiny_model_config: EtudeConfig) -> None:
     assert [name for name, _ in model.named_parameters()] == names
     with uncompiled(model):  # no compiler runs here, whatever the shape
         model(torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_halved_rows_are_compiled_for_their_own_shape(tiny_model_config: EtudeConfig) -> None:
+    """Catches layers that run on, after a lack of memory, as code for rows of any number."""
+    torch._dynamo.reset()
+    shapes: list[tuple[int | torch.SymInt, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        shapes.extend(one.shape for one in inputs if one.ndim == 3 and one.shape[-1] == 32)
+        return graph
+
+    model = Etude(tiny_model_config)
+    forget_compiled(model)  # nothing to forget, and no compiler imported for it
+    for layer in model.model.layers:
+        layer.compile(backend=backend)
+    for num_rows in (4, 2):
+        model(torch.zeros(num_rows, 8, dtype=torch.int64))
+        forget_compiled(model)
+    assert [tuple(shape) for shape in shapes] == [(4, 8, 32), (2, 8, 32)]
+    assert all(isinstance(number, int) for shape in shapes for number in shape)
 
 
 @pytest.mark.slow
