@@ -132,6 +132,7 @@ class Muon(torch.optim.Optimizer):
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["momentum"] = torch.zeros_like(gradient)
+        state["step"] = state["step"].cpu()  # a resume puts it on the GPU, to be waited for
         share = min(1.0, state["step"].item() / MOMENTUM_WARMUP_STEPS)
         momentum = MOMENTUM_START + share * (group["momentum"] - MOMENTUM_START)
         state["step"] += 1

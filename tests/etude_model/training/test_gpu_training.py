@@ -73,3 +73,16 @@ def test_memory_that_really_ends_halves_the_micro_batch(gpu_run):
     assert any("out of memory" in event.get("message", "") for event in events)
     assert trainer.now.micro_batch_size < 4096
     assert events[-1]["kind"] == "end"
+
+
+def test_muon_waits_for_no_step_number_after_a_resume(gpu_run):
+    """Catches counters on the GPU: reading one for each matrix stops the whole queue each time."""
+    run_dir = gpu_run("run", optimizer="muon", checkpoint_every=3)
+    for event in trainer_of(run_dir).events():
+        if event["kind"] == "checkpoint":
+            break
+    resumed = trainer_of(run_dir)
+    kinds = [event["kind"] for event in resumed.events()]
+    assert kinds[0] == "start" and resumed.now.step == 6
+    states = [state for state in resumed.optimizer.state.values() if "momentum" in state]
+    assert states and all(state["step"].device.type == "cpu" for state in states)
