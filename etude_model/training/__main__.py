@@ -1,8 +1,9 @@
 """`python -m etude_model.training RUN_DIR`: train, or go on where a former process was ended.
 
 Exit codes: 0 done, 2 bad config or data, 70 diverged, 71 too little memory for one sequence, 75
-stopped on request with a checkpoint, 1 a full disk or a bug. SIGUSR1 writes the stacks of all
-threads to stderr and changes nothing.
+stopped on request with a checkpoint, 1 a full disk or a bug. What the run needs is said on stderr
+before its first step, its progress if that is a terminal. SIGUSR1 writes the stacks of all threads
+there and changes nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
 
 def _train(run_dir: Path, stop: StopRequest) -> tuple[int, str]:
     """Train to an end, here or by several processes; return the exit code and its reason."""
+    from etude_model.training.console import Console
     from etude_model.training.distributed import is_rank, leave
     from etude_model.training.events import EventLog
     from etude_model.training.launch import launch, num_processes, report_exit
@@ -53,12 +55,13 @@ def _train(run_dir: Path, stop: StopRequest) -> tuple[int, str]:
             return launch(run_dir, num_processes(run.train), stop=stop)
         trainer = build_trainer(run, run_dir, stop=stop)
         with ExitStack() as files:
-            log = None
+            log, console = None, Console(sys.stderr)
             if trainer.world.is_main:
                 log = files.enter_context(closing(EventLog(run_dir / EVENTS_FILE)))
             for event in trainer.events():
                 if log is not None:
                     log.write(event)
+                    console.tell(event)
         leave()
         return 0, ""
     except BadInput as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etude_model.training.console import figures_line, start_line
 from storage.workspace import Workspace
 from tasks.tracking import Point, StageRun
 
@@ -86,20 +87,11 @@ def watch(events: Iterable[dict[str, Any]], curves: Curves, workspace: Workspace
     for event in events:
         curves.take(event)
         if event["kind"] == "start":
-            at = f", going on from step {event['step']}" if event["step"] else ""
-            workspace.log(
-                f"{event['description']}; {event['micro_batch_size']} rows at once on "
-                f"{event['device']} in {event['precision']}{at}"
-            )
+            workspace.log(start_line(event))
         elif event["kind"] == "step":
             workspace.progress(event["step"], curves.num_steps, "steps")
         elif event["kind"] == "evaluate":
-            figures = ", ".join(  # those per source and language are for the curves
-                f"{k} {v:.4f}"
-                for k, v in sorted(event["metrics"].items())
-                if v is not None and k.count("/") < 2
-            )
-            workspace.log(f"step {event['step']}: {figures}")
+            workspace.log(f"step {event['step']}: {figures_line(event['metrics'])}")
         elif event["kind"] == "warning":
             workspace.log(f"warning: {event['message']}")
         yield
