@@ -1,8 +1,9 @@
 # make demo   a real Wikipedia dump becomes a model you can talk to: no server, account or GPU
-# make test   every test that can run here;  make lint   ruff, mypy, import-linter, codespell
+# make test   every test that can run here;  make quick   those that take seconds
+# make lint   ruff, mypy, import-linter, codespell
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test quick lint clean
 
 setup: .venv/.demo
 
@@ -25,6 +26,9 @@ demo: .venv/.demo
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+quick: .venv/.test
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ READMES = ("README.md", "README.zh-CN.md")
 RUN_BY = {
     "make demo": ".ci/run",
     "make test": ".ci/run",
+    "make quick": "tests/test_readme.py",
     "make lint": ".ci/run",
     "python benchmarks/demo_claims.py": "tests/flows/test_whole_way.py",
     "python benchmarks/kill_and_resume.py": "tests/flows/test_whole_way.py",
@@ -69,6 +72,18 @@ def test_every_other_command_is_run_somewhere() -> None:
         text = (REPOSITORY / where).read_text(encoding="utf-8")
         needle = line.removeprefix("python benchmarks/").split(" run ")[-1]
         assert needle in text, f"{where} does not run {line}"
+
+
+def test_make_quick_leaves_out_every_marked_test() -> None:
+    """Catches a marker for tests that take long or need a device, and that quick does not know."""
+    command = ["make", "--dry-run", "quick"]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    marks = [
+        mark.partition(":")[0] for mark in settings["tool"]["pytest"]["ini_options"]["markers"]
+    ]
+    expression = " and ".join(f"not {mark}" for mark in marks)
+    assert said.stdout.splitlines()[-1].endswith(f'python -m pytest -m "{expression}"')
 
 
 @pytest.mark.parametrize("name", READMES)
