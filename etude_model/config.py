@@ -137,7 +137,7 @@ class TrainConfig(Config):
     @property
     def peak_learning_rate(self) -> float:
         """Return the peak learning rate as a number."""
-        assert self.learning_rate is not None, "only pretraining has a rule for an empty one"
+        assert self.learning_rate is not None, "the trainer fills in the rule's (training/plan.py)"
         return self.learning_rate
 
 
@@ -164,7 +164,7 @@ class PretrainConfig(TrainConfig):
     """Size of the model: nano, micro, mini, small, medium, large, nano-moe, small-moe, or d12."""
     model: ModelOverrides = ModelOverrides()
     """Fields of the preset to replace."""
-    learning_rate: float | None = Field(default=4e-3, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate; empty: by rule_learning_rate, from the model's and the batch's size."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """What moves the matrices; with Muon 360 steps of nano end below AdamW's 600."""
@@ -175,13 +175,6 @@ class PretrainConfig(TrainConfig):
     def _check_model(self) -> PretrainConfig:
         self.build_model(vocab_size=4096)
         return self
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Return learning_rate, or the rule's where it is empty."""
-        model = self.build_model(vocab_size=4096)
-        rule = rule_learning_rate(model, self.batch_size * model.context_length)
-        return self.learning_rate or rule
 
     def build_model(self, vocab_size: int) -> EtudeConfig:
         """Return the model's shape for a tokenizer of `vocab_size` ids."""

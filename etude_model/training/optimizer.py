@@ -62,7 +62,7 @@ def _matrices_and_rest(
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimiser that the config names, over the model's trainable parameters."""
-    peak, decay = config.peak_learning_rate, config.weight_decay
+    peak, decay = config.learning_rate or 0.0, config.weight_decay  # each step sets its own rate
     if config.optimizer == "muon":
         return Muon(muon_groups(model, weight_decay=decay), lr=peak, betas=config.betas)
     groups = parameter_groups(model, weight_decay=decay)

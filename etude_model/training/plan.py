@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude_model.config import EtudeConfig
+from etude_model.config import EtudeConfig, TrainConfig, rule_learning_rate
 from etude_model.counts import (
     Memory,
     available_memory,
@@ -42,7 +42,7 @@ class Plan:
     """The figures of the start event."""
 
     description: str
-    """Parameters, work and memory in words."""
+    """Parameters, work, memory and learning rate in words."""
     parameters: int
     trainable_parameters: int
     flops_per_token: float
@@ -51,6 +51,8 @@ class Plan:
     """FLOP/s of all devices together; None for a GPU that counts.py does not know."""
     predicted_memory_bytes: int
     """Most that one process should need."""
+    learning_rate: float
+    """The highest of the run: the config's, or the rule's for this model and batch."""
     num_rows: int
     """A process's share of a batch."""
     micro_batch_size: int
@@ -72,18 +74,30 @@ def make_plan(stage: Stage) -> Plan:
         peak = peak_flops(torch.cuda.get_device_name(device), materials.dtype)
     else:
         peak = measured_flops(materials.dtype, torch.get_num_threads())
+    needs = describe(
+        model.config, train, device=device, dtype=materials.dtype, world_size=world.size
+    )
+    rate, why = _learning_rate(train, model.config)
     return Plan(
-        description=describe(
-            model.config, train, device=device, dtype=materials.dtype, world_size=world.size
-        ),
+        description=f"{needs}; learning rate {rate:.3g} {why}",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
         flops_per_token=counts.flops_per_token,
         peak_flops=None if peak is None else peak * world.size,
         predicted_memory_bytes=memory.total,
+        learning_rate=rate,
         num_rows=-(-train.batch_size // world.size),
         micro_batch_size=size,
     )
+
+
+def _learning_rate(train: TrainConfig, model: EtudeConfig) -> tuple[float, str]:
+    """Return the peak learning rate of a run, and where it is from."""
+    if train.learning_rate is not None:
+        return train.learning_rate, "as configured"
+    num_tokens = train.batch_size * model.context_length
+    rate = rule_learning_rate(model, num_tokens)
+    return rate, f"by the rule for this model and {num_tokens:,} tokens a step"
 
 
 def identity(stage: Stage) -> str:

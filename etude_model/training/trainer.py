@@ -71,12 +71,13 @@ class Trainer:
     ) -> None:
         self.stage, self.run_dir, self.stop = stage, run_dir, stop
         self.model, self.materials = stage.model, stage.materials
-        self.config, self.world = stage.materials.config, stage.materials.world
+        self.plan, self.world = make_plan(stage), stage.materials.world
+        rate = {"learning_rate": self.plan.learning_rate}
+        self.config = stage.materials.config.model_copy(update=rate)
         self.model.activation_checkpointing = self.config.activation_checkpointing
         self.parameters = list(trainable(self.model).values())
         self.trains_routers = any(n.endswith("mlp.gate.weight") for n in trainable(self.model))
         self.optimizer = build_optimizer(self.model, self.config)
-        self.plan = make_plan(stage)
         self.now = Progress(self.world.from_main(self.plan.micro_batch_size))
         self.meter = Meter(self.plan, self.config.num_steps, self.materials.device)
         self.writer = CheckpointWriter(run_dir, keep=self.config.keep_checkpoints)

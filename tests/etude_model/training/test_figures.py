@@ -24,6 +24,7 @@ PLAN = Plan(
     flops_per_token=50.0,
     peak_flops=1e4,
     predicted_memory_bytes=1,
+    learning_rate=1.0,
     num_rows=1,
     micro_batch_size=1,
 )

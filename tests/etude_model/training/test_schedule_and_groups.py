@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from etude_model.config import PretrainConfig, TrainConfig
+from etude_model.config import PretrainConfig, TrainConfig, preset, rule_learning_rate
 from etude_model.training.optimizer import build_optimizer, learning_rate, parameter_groups
+from etude_model.training.run import build_trainer, read_run
 
 
 def config(**values) -> TrainConfig:
@@ -51,12 +52,23 @@ def test_schedule_table(values, expected):
 )
 def test_rule_for_the_learning_rate(name: str, rows: int, expected: float):
     """Catches a rule that counts embeddings or idle experts, or forgets the batch."""
-    empty = PretrainConfig(preset=name, batch_size=rows, learning_rate=None)
-    assert empty.peak_learning_rate == pytest.approx(expected, rel=0.04)
-    assert PretrainConfig(preset=name, learning_rate=0.5).peak_learning_rate == 0.5
-    given = empty.model_copy(update={"num_steps": 100})
-    highest = max(learning_rate(step, given) for step in range(100))
-    assert highest == pytest.approx(empty.peak_learning_rate)
+    model = preset(name)
+    rate = rule_learning_rate(model, rows * model.context_length)
+    assert rate == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("given", (None, 0.5))
+def test_a_run_takes_the_rule_unless_it_is_told(given, write_run, tiny_model_config, tmp_path):
+    """Catches one fixed rate for all sizes, and the rule for a preset that is not trained."""
+    assert PretrainConfig().learning_rate is None
+    run_dir = write_run(tmp_path / "run", "pretrain", num_steps=4, learning_rate=given)
+    start, *events = build_trainer(read_run(run_dir), run_dir).events()
+    num_tokens = 8 * tiny_model_config.context_length
+    expected = given or rule_learning_rate(tiny_model_config, num_tokens)
+    rates = [event["learning_rate"] for event in events if event["kind"] == "step"]
+    assert start["learning_rate"] == max(rates) == expected
+    why = "as configured" if given else f"by the rule for this model and {num_tokens} tokens a step"
+    assert start["description"].endswith(f"learning rate {expected:.3g} {why}")
 
 
 def test_schedule_without_warmup_or_with_nothing_else():
