@@ -223,7 +223,6 @@ def test_on_a_gpu_packed_rows_equal_masked_rows(
         assert (weight.grad.cpu() - grad).norm() < 0.1 * grad.norm() + 1e-6
 
 
-@pytest.mark.slow
 def test_blocks_compile_into_one_graph() -> None:
     """Catches a graph break, or a graph per layer, that would undo the gain of compiling."""
     from torch._dynamo.testing import CompileCounter

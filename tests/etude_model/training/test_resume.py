@@ -130,11 +130,12 @@ def test_killed_from_outside_at_any_moment_equals_never(stage, write_moe_run, tm
     )
     began = time.monotonic()
     never = train(straight)
-    seconds = time.monotonic() - began
-    for attempt in range(3):
+    seconds_of_a_step = (time.monotonic() - began) / 60
+    for _ in range(3):
+        made = [event["kind"] for event in events_of(killed)].count("step")
         child = start_child(killed)
-        wait_for(killed, "start", attempt + 1)
-        time.sleep(random.uniform(0, seconds / 6))
+        wait_for(killed, "step", made + random.randint(1, 10))
+        time.sleep(random.uniform(0, 2 * seconds_of_a_step))
         child.kill()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
