@@ -7,8 +7,9 @@ them with it:
     ETUDE_WRITE_GOLDEN=1 python -m pytest tests/etude_model/training/test_golden_losses.py
 
 The corpus is made of token ids by a rule, so that no tokenizer's training is part of the result.
-Another torch or another kind of processor rounds differently; their curves must agree to 2e-3, and
-those of two processors with the same instructions, seen to differ by 1.3e-5, to 5e-5.
+Another torch or another kind of processor rounds differently; their curves must agree to 2e-3. Two
+processors with the same instructions were 6e-6 apart, and 6e-5 in the semantic stage, whose cosines
+are divided by a temperature of 0.05.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ def test_losses_are_the_committed_ones(curve, losses_of):
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([machine(), *(f"{loss:.7f}" for loss in losses)]) + "\n")
     made_on, *lines = path.read_text().splitlines()
-    tolerance = 5e-5 if made_on == machine() else 2e-3
+    on_same = 2e-4 if curve == "semantic" else 1e-5
+    tolerance = on_same if made_on == machine() else 2e-3
     assert losses == pytest.approx([float(line) for line in lines], abs=tolerance)
     assert losses[-1] < losses[0]
