@@ -1,4 +1,4 @@
-r"""Positions -> rotations: each pair of a head's numbers turns by an angle that grows with position.
+r"""Positions -> rotations: a pair of a head's numbers turns by an angle that grows with position.
 
 The dot product of a turned query and a turned key depends on their distance only, which is how
 attention learns about order (Su et al. 2021, arXiv 2104.09864). Pairs are (i, i + head_dim / 2),
