@@ -7,6 +7,7 @@ Heavy modules are imported inside the commands: `--help` has to be quick.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 from storage.errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput, ChildFailed, Stopped
-from storage.store import Store
+from storage.store import Store, etude_home
 from tasks.environment import prepare
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from tasks.stage import StageResult
 
 P = ParamSpec("P")
+MAX_PORT = 65_535
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+WRONG_PATH = (
+    FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
+)  # fmt: skip
 app = typer.Typer(
     name="etude",
     help="From a Wikipedia dump to a small language model you can trace, retry and talk to.",
@@ -63,6 +68,7 @@ AdapterNames = Annotated[
 def main() -> None:
     """Run the command line; turn the errors meant for users into one line and an exit code."""
     try:
+        _check_home()
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise Stopped("stopped; run the same command again to go on")
@@ -75,15 +81,22 @@ def main() -> None:
         _fail(str(error), 1)
     except ChildFailed as error:
         _fail(str(error), 1)
-    except OSError as error:
-        if error.errno != 28:  # ENOSPC
-            raise
-        _fail(f"the disk is full ({error}); free some space and run the same command again", 1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _fail(f"the disk is full ({error}); free some space and run the same command again", 1)
+        if isinstance(error, WRONG_PATH) and error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}; correct the path", EXIT_BAD_INPUT)
         if type(error).__module__.startswith(("click", "typer")):
             text = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(text, EXIT_BAD_INPUT)
-        raise
+        _answer({"error": f"{type(error).__name__}: {error}", "exit_code": 1}, "--json" in sys.argv)
+        raise  # a bug: its traceback is what a report of it needs
+
+
+def _check_home() -> None:
+    home = etude_home()
+    if home.exists() and not home.is_dir():
+        raise BadInput(f"ETUDE_HOME={home} is a file; name a folder")
 
 
 def _fail(message: str, code: int) -> None:
@@ -503,8 +516,12 @@ def _checkpoint_folder(text: str) -> Path:
 @app.command()
 @_quietly
 def up(
-    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect page.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 5000,
+    prefect_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port of the Prefect page.")
+    ] = 4200,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port of the MLflow page.")
+    ] = 5000,
     json_: Json = False,
 ) -> None:
     """Start the Prefect server, a worker, the deployments and MLflow, all on 127.0.0.1.

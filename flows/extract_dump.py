@@ -50,6 +50,8 @@ def extract_documents(
     without_pandas()
     extract_config, clean_config, wiki, language = _settings(overrides)
     packing_of(dump)  # what is no file, or empty, is refused before anything is made
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; name a folder to write documents into")
     if (out / "documents").exists():
         raise BadInput(f"{out} holds documents already; name another folder or delete it")
     state = dump.stat()

@@ -97,6 +97,8 @@ def up(*, prefect_port: int, mlflow_port: int, say: Callable[[str], None]) -> li
         return running
     if running:  # some died: a worker without its server is of no use, nor the other way round
         down(say=say)
+    if prefect_port == mlflow_port:
+        raise BadInput(f"both ports are {mlflow_port}; choose another with --mlflow-port")
     for name, port in (("--prefect-port", prefect_port), ("--mlflow-port", mlflow_port)):
         if _is_listening(port):
             raise BadInput(f"port {port} is taken; choose another with {name}")

@@ -23,6 +23,7 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,  # no such number can be written as JSON
         use_attribute_docstrings=True,
         json_schema_extra=_in_order,
         protected_namespaces=(),

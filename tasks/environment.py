@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from storage.errors import BadInput
 from storage.store import etude_home
 
 
@@ -38,5 +39,12 @@ def prepare() -> Path:
     home = etude_home()
     for name, value in defaults(home).items():
         os.environ.setdefault(name, value)
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect does not
+    for folder in (home, Path(os.environ["PREFECT_HOME"])):  # Prefect does not make its own
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"the folder {folder} cannot be made ({error.strerror}); "
+                "set ETUDE_HOME to one that you may write to"
+            ) from error
     return home

@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flows import cli
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    "run", "stage", "extract", "ls", "show", "generate", "chat", "embed", "export", "import", "up",
-    "down", "status", "recover",
+    "run", "stage", "extract", "ls", "show", "generate", "chat", "embed", "evaluate", "export",
+    "import", "up", "down", "status", "recover",
 )  # fmt: skip
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">
 <siteinfo><sitename>T</sitename><dbname>testwiki</dbname><base>https://t.example/wiki/Main</base>
@@ -73,6 +76,10 @@ def test_every_command_shows_an_example(command: str, tmp_path: Path) -> None:
         (["generate", "latest", "x"], "no artifact 'latest'"),
         (["export", "latest", "x", "--format", "exe"], "--format exe is unknown"),
         (["import", "nowhere", "x"], "nowhere is not a whole model folder, it lacks config.json"),
+        (["run", "demo", "pretrain.learning_rate=.inf"], "pretrain.learning_rate: Input should be"),
+        (["extract", "README.md", "LICENSE"], "LICENSE is a file; name a folder"),
+        (["up", "--prefect-port", "99999"], "--prefect-port"),
+        (["up", "--prefect-port", "5001", "--mlflow-port", "5001"], "both ports are 5001"),
         (["run", "--nothing"], "No such option"),
         (["nothing"], "No such command"),
     ],
@@ -87,6 +94,56 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(done.stderr.strip().splitlines()) == 1
     answer = json.loads(done.stdout.strip().splitlines()[-1])
     assert answer["exit_code"] == 2 and words in answer["error"]
+
+
+@pytest.mark.parametrize("command", [["ls"], ["status"], ["run", "demo"]])
+@pytest.mark.parametrize(("home", "words"), [("LICENSE", "is a file"), ("/proc/x", "cannot be")])
+def test_a_home_that_cannot_be_is_refused(home: str, words: str, command: list[str]) -> None:
+    """Catches a traceback from deep within a stage, where ETUDE_HOME is no folder."""
+    done = etude(REPOSITORY / home, *command)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda folder: (folder / "file" / "x").mkdir(),
+        lambda folder: (folder / "file").mkdir(),
+        lambda folder: (folder / "nothing").read_bytes(),
+        lambda folder: folder.read_bytes(),
+    ],
+    ids=["NotADirectory", "FileExists", "FileNotFound", "IsADirectory"],
+)
+def test_a_wrong_path_is_one_line(
+    mistake: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches a traceback where some command stumbles over a path that the user gave."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cli, "app", lambda **_: mistake(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"etude: {tmp_path}")
+
+
+def test_a_bug_says_so_in_json_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a program that waits for the promised JSON line, and a bug without its traceback."""
+
+    def app(**_: object) -> None:
+        raise LookupError("no such thing")
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["etude", "ls", "--json"])
+    with pytest.raises(LookupError):
+        cli.main()
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"error": "LookupError: no such thing", "exit_code": 1}
 
 
 @pytest.mark.parametrize(
