@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from etude_model.architecture import PRESETS, EtudeConfig, ModelOverrides, YarnScaling, preset
 from etude_model.lora_config import LoraConfig
@@ -19,6 +19,7 @@ from storage.config import Config
 from storage.errors import BadInput
 
 __all__ = [
+    "DEVICE",
     "PRESETS",
     "EtudeConfig",
     "LoraConfig",
@@ -32,6 +33,9 @@ __all__ = [
     "preset",
     "rule_learning_rate",
 ]
+
+DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+"""The names of the devices that a model runs on."""
 
 
 class TrainConfig(Config):
@@ -98,7 +102,7 @@ class TrainConfig(Config):
     """Steps to trace, after the first three, into logs/trace.json.gz."""
     heartbeat_minutes: float = Field(default=30.0, gt=0, json_schema_extra={"key": False})
     """A process silent for longer is stopped, and by then for 20 times its longest silence."""
-    device: str = Field(default="auto", json_schema_extra={"key": False})
+    device: str = Field(default="auto", pattern=DEVICE, json_schema_extra={"key": False})
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
     num_processes: int = Field(default=1, ge=0, json_schema_extra={"key": False})
     """Processes that train together, by torchrun; 0 means one per GPU. Changes no result."""
@@ -173,7 +177,11 @@ class PretrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _check_model(self) -> PretrainConfig:
-        self.build_model(vocab_size=4096)
+        try:
+            self.build_model(vocab_size=4096)
+        except ValidationError as error:  # of a field of the shape, which is set under `model`
+            errors: list[Any] = [one | {"loc": ("model", *one["loc"])} for one in error.errors()]
+            raise ValidationError.from_exception_data(error.title, errors) from None
         return self
 
     def build_model(self, vocab_size: int) -> EtudeConfig:

@@ -7,10 +7,12 @@ runs on one machine must be bit for bit the same, so nothing is measured here.
 from __future__ import annotations
 
 import ctypes
+import re
 from contextlib import AbstractContextManager
 
 import torch
 
+from etude_model.config import DEVICE
 from storage.errors import BadInput
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -33,6 +35,8 @@ def keep_freed_memory() -> None:
 
 def pick_device(name: str) -> torch.device:
     """Return the device that a config names; "auto" is the GPU where there is one."""
+    if not re.match(DEVICE, name):
+        raise BadInput(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:N")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -110,17 +110,20 @@ def _settings(
             raise BadInput(f"{name} is no section here; use fetch, extract or clean")
         if not isinstance(section, dict):
             raise BadInput(f"{name}={section!r} is not a setting; write {name}.field=value")
-    with one_line_errors():
-        wiki, language = _told(values["fetch"]) if "fetch" in values else (None, None)
+    with one_line_errors(ExtractConfig, "extract"):
         extract_config = ExtractConfig.model_validate(values.get("extract", {}))
+    with one_line_errors(CleanConfig, "clean"):
         clean_config = CleanConfig.model_validate(values.get("clean", {}))
+    wiki, language = _told(values["fetch"]) if "fetch" in values else (None, None)
     return extract_config, clean_config, wiki, language
 
 
 def _told(section: dict[str, Any]) -> tuple[str | None, str | None]:
+    from flows.overrides import one_line_errors
     from tasks.fetch.config import Source
 
-    source = Source.model_validate(section)
+    with one_line_errors(Source, "fetch"):
+        source = Source.model_validate(section)
     return source.wiki, source.language
 
 

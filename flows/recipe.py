@@ -113,7 +113,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def check_recipe(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that plain values describe; each error names its field's path."""
-    with one_line_errors():
+    with one_line_errors(Recipe):
         return Recipe.model_validate(dict(values))
 
 

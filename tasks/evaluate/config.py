@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from etude_model.config import DEVICE
 from storage.config import Config
 
 
@@ -38,5 +39,5 @@ class EvaluateConfig(Config):
     """Cut a prompt that is too long on its left, as lm-eval does, instead of setting it aside."""
     batch_size: int = Field(32, ge=1, json_schema_extra={"key": False})
     """Rows computed at once; changes memory, and the result by rounding only."""
-    device: str = Field("auto", json_schema_extra={"key": False})
+    device: str = Field("auto", pattern=DEVICE, json_schema_extra={"key": False})
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""

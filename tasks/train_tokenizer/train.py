@@ -138,12 +138,12 @@ def _explained(error: str, vocab_size: int, field: str) -> BadInput:
     """Say what the trainer's message means for the config."""
     if match := _TOO_LARGE.search(error):
         return BadInput(
-            f"tokenizer.vocab_size={vocab_size}, the text supports at most {match[1]}; "
+            f"{field}={vocab_size}, the text supports at most {match[1]}; "
             f"set {field}={match[1]} or add text"
         )
     if match := _TOO_SMALL.search(error):
         return BadInput(
-            f"tokenizer.vocab_size={vocab_size} is too small for the characters of the text; set "
+            f"{field}={vocab_size} is too small for the characters of the text; set "
             f"{field}={match[1]} or more, or lower train_tokenizer.character_coverage"
         )
     return BadInput(f"no tokenizer can be trained on this text ({error}); add text")

@@ -69,7 +69,10 @@ def test_every_command_shows_an_example(command: str, tmp_path: Path) -> None:
     [
         (["run", "nothing"], "no recipe 'nothing'"),
         (["run", "demo", "clean.min_char=5"], "clean.min_char: Extra inputs"),
-        (["run", "demo", "pretrain.model.num_heads=5"], "num_heads=5 is not a multiple"),
+        (
+            ["run", "demo", "pretrain.model.num_heads=5"],
+            "pretrain.model.num_heads=5 is not",
+        ),
         (["stage", "nothing"], "no stage 'nothing'"),
         (["show", "pages:latest"], "no artifact 'pages:latest'"),
         (["ls", "nouns"], "unknown kind 'nouns'"),

@@ -211,9 +211,9 @@ def test_other_settings_do_not_take_old_parts(dump: Path, tmp_path: Path) -> Non
     [
         (["dedup.x=1"], "dedup is no section here"),
         (["clean=3"], "clean=3 is not a setting"),
-        (["clean.min_char=3"], "min_char: Extra inputs"),
-        (["fetch.wiki=A-B"], "wiki: String should match"),
-        (["extract.split_bytes=1"], "split_bytes: Input should be greater"),
+        (["clean.min_char=3"], "^clean.min_char: Extra inputs"),
+        (["fetch.wiki=A-B"], "^fetch.wiki: String should match"),
+        (["extract.split_bytes=1"], "^extract.split_bytes: Input should be greater"),
         (["clean.min_chars=999999999"], "no document is left of 144 pages"),
     ],
 )

@@ -24,16 +24,27 @@ def test_the_recipes_that_ship_are_whole(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("clean.min_char=500", r"clean\.min_char: Extra inputs"),
+        ("clean.min_char=500", r"clean\.min_char: Extra inputs.*; did you mean min_chars\?"),
+        ("fetch.0.distributon=x", r"fetch\.0\..*distributon: .*; did you mean distribution\?"),
+        ("format_lora.max_derive=5", r"format_lora\.max_derive: .*; did you mean max_derived\?"),
+        ("xyz.a=1", r"xyz: Extra inputs are not permitted \(given: {'a': 1}\)$"),
+        ("fetch.5.wiki=x", r"fetch\.5 is not there: fetch has 2 entries, counted from 0"),
         ("pretrain.num_steps=-1", r"pretrain\.num_steps: Input should be greater"),
-        ("pretrain.model.num_heads=5", "num_heads=5 is not a multiple of num_kv_heads=2"),
+        (
+            "pretrain.model.num_heads=5",
+            r"^pretrain\.model\.num_heads=5 is not a multiple",
+        ),
+        ("pretrain.model.hidden_size=0", r"^pretrain\.model\.hidden_size: Input should be greater"),
+        ("pretrain.device=tpu", r"pretrain\.device: String should match"),
+        ("evaluate.device=cuda:x", r"evaluate\.device: String should match"),
+        ("semantic.temperature=.inf", r"semantic\.temperature: Input should be a finite number"),
         ("shard.context_length=4096", r"shard\.context_length=4096 is more than the model's 256"),
         ("pretrain.preset=giant", "preset='giant' is unknown"),
-        ("semantic.warmup_steps=1000", "warmup_steps=1000 is more than num_steps"),
+        ("semantic.warmup_steps=1000", r"^semantic\.warmup_steps=1000 is more than num_steps"),
         ("fetch=[]", "fetch is empty; name at least one dump"),
         ("clean", "write section.field=value"),
         ("clean.min_chars=[", "the value is not YAML"),
-        ("train_tokenizer.vocab_size=70000", "65536"),
+        ("train_tokenizer.vocab_size=70000", r"^train_tokenizer\.vocab_size: .* equal to 65536"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_words(override: str, words: str) -> None:

@@ -106,10 +106,10 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_refused(
     """Would catch sentencepiece's own words reaching the user; the number named must work."""
     passages = make_artifact("passages", [passage(number, "en") for number in range(3)])
     with pytest.raises(
-        BadInput, match=r"tokenizer\.vocab_size=8192, the text supports at most"
+        BadInput, match=r"^train_tokenizer\.vocab_size=8192, the text supports at most"
     ) as error:
         run(tmp_path / "a", passages, vocab_size=8192)
-    largest = int(str(error.value).split("train_tokenizer.vocab_size=")[1].split()[0])
+    largest = int(str(error.value).split("set train_tokenizer.vocab_size=")[1].split()[0])
     _, tokenizer = run(tmp_path / "b", passages, vocab_size=largest)
     assert tokenizer.vocab_size == largest
 
