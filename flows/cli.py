@@ -142,6 +142,9 @@ def _quietly(function: Callable[P, None]) -> Callable[P, None]:
 def run(recipe: RecipeName = "demo", overrides: Overrides = None, json_: Json = False) -> None:
     """Run the whole way in this process; what is there already is reused.
 
+    Settings and paths are checked first. Whether the text can fill the vocabulary is known once it
+    is read.
+
     Example: etude run demo clean.min_chars=500
     """
     _run_flow(recipe, overrides, json_)
@@ -172,7 +175,9 @@ def _run_flow(
     if stage is not None and stage not in STAGES:
         raise BadInput(f"no stage {stage!r}; choose one of {', '.join(STAGES)}")
     from flows import local
+    from flows.inputs import check_inputs
 
+    check_inputs(settings, stage or "publish")
     signal.signal(signal.SIGTERM, _stop)
     console = _console(as_json)
     with local.prefect_api():

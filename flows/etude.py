@@ -20,6 +20,7 @@ from prefect.artifacts import create_link_artifact  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
 from prefect.runtime import flow_run as this_run  # noqa: E402
 
+from flows.inputs import check_inputs  # noqa: E402
 from flows.recipe import Recipe, Stage  # noqa: E402
 from storage.artifact import canonical_json  # noqa: E402
 from storage.files import read_json, write_json  # noqa: E402
@@ -118,7 +119,8 @@ def way(recipe: Recipe) -> Iterator[str]:
 
 
 def _walk(flow_name: str, recipe: Recipe, last: str) -> None:
-    """Walk the way up to and with the stage `last`."""
+    """Walk the way up to and with the stage `last`, once what it needs is seen to be there."""
+    check_inputs(recipe, last)
     with _recorded(flow_name, recipe):
         is_last = False
         for stage in way(recipe):

@@ -37,6 +37,9 @@ Stage = Literal[
 ]  # fmt: skip
 STAGES: tuple[str, ...] = get_args(Stage)
 
+DIALOGUE_TOKENS = 12  # of a dialogue's shortest question and of what stands around its answer
+LONGEST_PIECE = 16  # characters: sentencepiece's limit for a token that it learns
+
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
@@ -97,7 +100,21 @@ class Recipe(Config):
                 f"{model.context_length}; set pretrain.model.context_length="
                 f"{self.shard.context_length} or shorten the shards"
             )
+        self._check_answers()
         return self
+
+    def _check_answers(self) -> None:
+        """Refuse derived answers of a length that fits into no row, whatever the vocabulary."""
+        for name, config in (("format_sft", self.format_sft), ("format_lora", self.format_lora)):
+            if config is None or not config.derive_from_wiki or self.train_tokenizer.path:
+                continue
+            least = DIALOGUE_TOKENS + -(-config.max_answer_chars // LONGEST_PIECE)
+            if least > self.shard.context_length:
+                raise BadInput(
+                    f"shard.context_length={self.shard.context_length} is less than the {least} "
+                    f"tokens that {name}.max_answer_chars={config.max_answer_chars} takes at "
+                    f"least; set shard.context_length={least} or more, or shorten the answers"
+                )
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

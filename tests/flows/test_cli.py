@@ -80,6 +80,10 @@ def test_every_command_shows_an_example(command: str, tmp_path: Path) -> None:
         (["export", "latest", "x", "--format", "exe"], "--format exe is unknown"),
         (["import", "nowhere", "x"], "nowhere is not a whole model folder, it lacks config.json"),
         (["run", "demo", "pretrain.learning_rate=.inf"], "pretrain.learning_rate: Input should be"),
+        (["run", "demo", "pretrain.device=tpu"], "pretrain.device: String should match"),
+        (["run", "demo", "shard.context_length=20"], "shard.context_length=20 is less than the 22"),
+        (["run", "demo", "format_sft.files=[tests]"], "format_sft.files: tests is a folder"),
+        (["stage", "sft", "demo", "pretrain.parent=nope"], "pretrain.parent: nope is not there"),
         (["extract", "README.md", "LICENSE"], "LICENSE is a file; name a folder"),
         (["up", "--prefect-port", "99999"], "--prefect-port"),
         (["up", "--prefect-port", "5001", "--mlflow-port", "5001"], "both ports are 5001"),
@@ -185,6 +189,17 @@ def test_a_bad_dump_is_refused_and_leaves_nothing(
     store = home / "store"
     assert list(store.glob("*/*.partial")) == []
     assert {path.parent.name for path in store.glob("*/*")} <= {"dump"}
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused(home: Path, api_url: str) -> None:
+    """Catches the trainer's own error, or none, where only the text tells what is too many."""
+    tiny = str(Path(__file__).with_name("tiny.yaml"))
+    too_many = "train_tokenizer.vocab_size=60000"
+    done = etude(home, "stage", "train_tokenizer", tiny, too_many, PREFECT_API_URL=api_url)
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert f"etude: {too_many}, the text supports at most" in line
+    assert list((home / "store").glob("tokenizer/*")) == []
 
 
 def test_an_artifact_is_listed_shown_and_explained(tmp_path: Path) -> None:

@@ -127,12 +127,13 @@ def test_a_failed_run_is_retried_from_the_stage_that_failed(
     up: list[local.Service], tmp_path: Path
 ) -> None:
     """Catches a deployment that cannot run on a worker, and a retry that starts over."""
-    missing = tmp_path / "second.xml"
+    broken = tmp_path / "second.xml"
+    broken.write_text("no XML yet")
     recipe = {
         "base": str(Path(__file__).with_name("tiny.yaml")),
         "fetch": [
             {"kind": "file", "wiki": "zhwiki", "path": "recipe:demo/zhwiki-demo.xml"},
-            {"kind": "file", "wiki": "secondwiki", "path": str(missing)},
+            {"kind": "file", "wiki": "secondwiki", "path": str(broken)},
         ],
     }
     params = json.dumps({"recipe": recipe})
@@ -143,7 +144,7 @@ def test_a_failed_run_is_retried_from_the_stage_that_failed(
         if one["parameters"] == {"recipe": recipe}
     ]
     wait_for(up, run["id"], "Failed")
-    shutil.copyfile(local.REPOSITORY / "flows/recipes/demo/zhwiki-demo.xml", missing)
+    shutil.copyfile(local.REPOSITORY / "flows/recipes/demo/zhwiki-demo.xml", broken)
     prefect(up, "flow-run", "retry", run["id"])
     time.sleep(2)
     assert wait_for(up, run["id"], "Completed")["run_count"] == 2

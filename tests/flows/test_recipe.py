@@ -41,6 +41,7 @@ def test_the_recipes_that_ship_are_whole(name: str) -> None:
         ("shard.context_length=4096", r"shard\.context_length=4096 is more than the model's 256"),
         ("pretrain.preset=giant", "preset='giant' is unknown"),
         ("semantic.warmup_steps=1000", r"^semantic\.warmup_steps=1000 is more than num_steps"),
+        ("format_sft.max_answer_chars=4000", r"context_length=256 is less than the 262 tokens"),
         ("fetch=[]", "fetch is empty; name at least one dump"),
         ("clean", "write section.field=value"),
         ("clean.min_chars=[", "the value is not YAML"),
