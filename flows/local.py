@@ -169,7 +169,9 @@ def down(*, say: Callable[[str], None]) -> list[Service]:
             if process.environ().get(MARK) == str(state_file()):
                 process.terminate()
     state_file().unlink(missing_ok=True)
-    (REPOSITORY / "prefect.toml").unlink(missing_ok=True)
+    path = REPOSITORY / "prefect.toml"
+    if path.exists() and _home_line() in path.read_text(encoding="utf-8").splitlines():
+        path.unlink()  # another home's `up` may have written it since
     return running
 
 
@@ -177,11 +179,15 @@ def write_prefect_toml(api_url: str) -> None:
     """Let the `prefect` command find the local server from within the checkout."""
     lines = [
         "# Written by `etude up`, removed by `etude down`.",
-        f'home = "{prepare() / "prefect"}"',
+        _home_line(),
         "[api]",
         f'url = "{api_url}"',
     ]
     (REPOSITORY / "prefect.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _home_line() -> str:
+    return f'home = "{prepare() / "prefect"}"'
 
 
 def _register(environment: dict[str, str], say: Callable[[str], None]) -> None:

@@ -198,3 +198,19 @@ def test_down_stops_all_that_up_started(up: list[local.Service]) -> None:
     assert not alive
     assert local.services() == []
     assert not Path(local.REPOSITORY / "prefect.toml").exists()
+
+
+def test_down_leaves_the_settings_of_another_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a `down` in one home that hides the server of another from `prefect`."""
+    monkeypatch.setattr(local, "REPOSITORY", tmp_path)
+    for writer, other in (("one", "two"), ("two", "one")):
+        monkeypatch.setenv("ETUDE_HOME", str(tmp_path / writer))
+        local.write_prefect_toml("http://127.0.0.1:1/api")
+        monkeypatch.setenv("ETUDE_HOME", str(tmp_path / other))
+        local.down(say=lambda line: None)
+        assert (tmp_path / "prefect.toml").exists()
+        monkeypatch.setenv("ETUDE_HOME", str(tmp_path / writer))
+        local.down(say=lambda line: None)
+        assert not (tmp_path / "prefect.toml").exists()
