@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 from storage.errors import EXIT_BAD_INPUT, EXIT_STOPPED, BadInput, ChildFailed, Stopped
-from storage.store import Store, etude_home
+from storage.store import Store, etude_home, read_manifest
 from tasks.environment import prepare
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ Overrides = Annotated[
 ]
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (demo, simplewiki, …) or file.")]
 Checkpoint = Annotated[
-    str, typer.Argument(help="A checkpoint: latest, a key or its beginning, or a folder.")
+    str,
+    typer.Argument(
+        help="A checkpoint: latest, a key or its beginning, release:latest for the one "
+        "that a release was made of, or a folder."
+    ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 is always the likeliest token.")]
 TopK = Annotated[int, typer.Option(help="Choose among the k likeliest; 0 is all.")]
@@ -291,12 +295,16 @@ def show(
     """
     from rich.markdown import Markdown
 
+    if page is not None and not ledger:
+        raise BadInput(f"{page!r} is a question for the ledger; add --ledger")
+    if find and (page is not None or not ledger):
+        raise BadInput(f"--find {find} lists what a ledger holds; use it with --ledger alone")
+    if lineage and ledger:
+        raise BadInput("--lineage and --ledger are two questions; ask one of them")
     store = Store()
     artifact = store.resolve(ref)
     manifest = store.manifest(artifact)
     console = _console(json_)
-    if page is not None and not ledger:
-        raise BadInput(f"{page!r} is a question for the ledger; add --ledger")
     if lineage:
         tree = store.lineage(artifact)
         for depth, found, name in tree:
@@ -326,7 +334,9 @@ def show(
 def generate(
     checkpoint: Checkpoint,
     prompts: Annotated[list[str], typer.Argument(help="One or more beginnings of a text.")],
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to write.")] = 100,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens to write; 100, or what the context leaves.")
+    ] = None,
     temperature: Temperature = 0.8,
     top_k: TopK = 0,
     top_p: TopP = 0.95,
@@ -339,11 +349,19 @@ def generate(
 
     Example: etude generate latest "The Moon is" "水是" --temperature 0.7
     """
-    from flows.talk import continue_texts, sampling
+    from flows.talk import continue_texts, decoded, sampling
 
-    settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    settings = sampling(
+        100 if max_tokens is None else max_tokens,
+        temperature,
+        top_k,
+        top_p,
+        repetition_penalty,
+        seed,
+    )
     loaded, names = _load(checkpoint, adapter)
-    texts = continue_texts(loaded, prompts, settings, names)
+    prompts = decoded("prompt", map(os.fsencode, prompts))
+    texts = continue_texts(loaded, prompts, settings, names, cut=max_tokens is None)
     for text in [] if json_ else texts:
         who = f"[{text['adapter']}] " if names else ""
         print(f"{who}{text['prompt']}{text['text']}\n")
@@ -373,6 +391,7 @@ def chat(
 
     settings = sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     loaded, names = _load(checkpoint, adapter)
+    system = os.fsencode(system).decode("utf-8", "replace")
     messages = dialogue(loaded, settings, system=system, quiet=json_, adapters=names)
     _answer({"messages": messages}, json_)
 
@@ -386,12 +405,13 @@ def embed(checkpoint: Checkpoint, json_: Json = False) -> None:
     import numpy as np
 
     from etude_model.inference.load import load_checkpoint
-    from flows.talk import embed_lines
+    from flows.talk import decoded, embed_lines
 
     if sys.stdout.isatty() and not json_:
         raise BadInput("embeddings are binary; send them to a file: etude embed CKPT < lines > npy")
     loaded = load_checkpoint(_checkpoint_folder(checkpoint))
-    vectors = embed_lines(loaded, [line.rstrip("\n") for line in sys.stdin])
+    lines = decoded("line", sys.stdin.buffer)
+    vectors = embed_lines(loaded, [line.rstrip("\r\n") for line in lines])
     if json_:
         _answer({"embeddings": vectors.tolist()}, json_)
     else:
@@ -416,7 +436,8 @@ def evaluate(
     from etude_model.evaluation.measure import MeasureOptions, lines, measure, open_model
 
     options = MeasureOptions(few_shot, limit, cut_long)
-    loaded = open_model(_checkpoint_folder(checkpoint), device=str(pick_device(device)))
+    chosen = str(pick_device(device))
+    loaded = open_model(_model_folder(checkpoint), device=chosen)
     values = measure(loaded, files, options)
     for line in [] if json_ else lines(values):
         print(line)
@@ -429,8 +450,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     format_: Annotated[str, typer.Option("--format", help="hf, gguf, embeddings or peft.")] = "hf",
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16; for gguf also q8_0.")
-    ] = "float32",
+        str | None,
+        typer.Option(help="float32 (the default), bfloat16 or float16; for gguf also q8_0."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Write a checkpoint in a format that other programs load.
@@ -449,11 +471,13 @@ def export(
     if format_ not in (*writers, "peft"):
         names = ", ".join((*writers, "peft"))
         raise BadInput(f"--format {format_} is unknown; choose one of {names}")
+    if format_ == "peft" and dtype is not None:
+        raise BadInput(f"--dtype {dtype}: an adapter keeps its own number format; leave it out")
     source = _checkpoint_folder(checkpoint)
     if format_ == "peft":
         folder = export_peft(source, out)
     else:
-        folder = writers[format_](source, out, dtype=dtype)
+        folder = writers[format_](source, out, dtype=dtype or "float32")
     if not json_:
         print(folder)
     _answer({"folder": str(folder), "format": format_}, json_)
@@ -510,12 +534,30 @@ def _load(checkpoint: str, adapters: list[str] | None) -> tuple[LoadedModel, lis
     return load_checkpoint(folder, adapters=folders), list(references)
 
 
-def _checkpoint_folder(text: str) -> Path:
-    """Return the folder a CKPT names: a folder with a model in it, or an artifact of the store."""
+def _model_folder(text: str) -> Path:
+    """Return the folder a CKPT names: a given one, or a checkpoint or release of the store."""
     folder = Path(text)
     if folder.is_dir():
         return folder
-    return Store().resolve(text, kind="checkpoint").path
+    ref = Store().resolve(text, kind="checkpoint")
+    if ref.kind not in ("checkpoint", "release"):
+        raise BadInput(f"{ref} is not a checkpoint; give latest, a checkpoint's key or a folder")
+    return ref.path
+
+
+def _checkpoint_folder(text: str) -> Path:
+    """Return the folder of the checkpoint a CKPT names; of a release, the one it was made of."""
+    folder, store = _model_folder(text), Store()
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.kind != "release":
+        return folder
+    found = store.find("checkpoint", manifest.inputs["checkpoint"]["key"])
+    if found is None:
+        raise BadInput(
+            f"the checkpoint that {text} was made of is no longer in the store; make one of what "
+            f"was published: etude import {folder / 'huggingface'} OUT"
+        )
+    return found.path
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def sampling(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
+        option = str(first["loc"][0]).replace("max_new", "max").replace("_", "-")
+        raise BadInput(f"--{option} {first['input']}: {first['msg']}") from None
 
 
 def adapter_references(given: Sequence[str]) -> dict[str, str]:
@@ -63,17 +65,34 @@ def adapter_references(given: Sequence[str]) -> dict[str, str]:
 
 
 def continue_texts(
-    loaded: LoadedModel, prompts: list[str], settings: SamplingConfig, adapters: Sequence[str] = ()
+    loaded: LoadedModel,
+    prompts: list[str],
+    settings: SamplingConfig,
+    adapters: Sequence[str] = (),
+    *,
+    cut: bool = False,
 ) -> list[dict[str, Any]]:
     """Return what the model writes after each prompt, and why it stopped.
 
-    With `adapters`, by name, each of them writes after each prompt, all in one batch.
+    With `adapters`, by name, each of them writes after each prompt, all in one batch. With `cut`
+    it writes no more than the longest prompt leaves room for; else too much is BadInput.
     """
     from etude_model.inference.generate import generate
 
     tokenizer = loaded.tokenizer
     asked = [(prompt, name) for prompt in prompts for name in adapters or [BASE]]
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt, _ in asked]
+    longest, context = max(map(len, ids)), loaded.config.context_length
+    room = context - longest
+    if room < 1:
+        raise BadInput(f"a prompt has {longest} tokens, the model reads {context}; shorten it")
+    if settings.max_new_tokens > room and not cut:
+        raise BadInput(
+            f"--max-tokens {settings.max_new_tokens} is more than the context of {context} tokens "
+            f"leaves after a prompt of {longest}; give at most {room}, or shorten the prompt"
+        )
+    most = min(settings.max_new_tokens, room)
+    settings = settings.model_copy(update={"max_new_tokens": most})
     stops = {tokenizer.eos_id, tokenizer.im_end_id}
     rows = _rows(loaded, [name for _, name in asked])
     completions = generate(loaded.model, ids, settings, stop_ids=stops, adapters=rows)
@@ -101,6 +120,8 @@ def dialogue(
     The first of `adapters` answers until a line "/adapter NAME" calls another.
     """
     messages = [{"role": "system", "content": system}] if system else []
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     is_terminal = sys.stdin.isatty()
     adapter = adapters[0] if adapters else BASE
     if is_terminal and not quiet:
@@ -175,6 +196,17 @@ def _rows(loaded: LoadedModel, names: list[str]) -> AdapterRows | None:
     if loaded.adapters is None:
         return None
     return loaded.adapters.rows([None if name == BASE else name for name in names])
+
+
+def decoded(name: str, given: Iterable[bytes]) -> list[str]:
+    """Return what is given as texts; refuse the first that is not UTF-8, as `name` 1, 2 ..."""
+    texts = []
+    for number, raw in enumerate(given, start=1):
+        try:
+            texts.append(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{name} {number} is not UTF-8 ({error}); convert it first") from None
+    return texts
 
 
 def embed_lines(loaded: LoadedModel, lines: list[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -18,7 +19,9 @@ from etude_model.model.transformer import Etude
 from etude_model.tokenizer import Tokenizer
 from flows.cli import app
 from flows.talk import adapter_references
+from storage.artifact import ArtifactRef, Counts
 from storage.errors import BadInput
+from storage.store import Store
 from tasks.train_tokenizer.train import train_model
 
 
@@ -131,3 +134,56 @@ def test_names_of_adapters() -> None:
     for wrong in (["a/x", "b/x"], ["base=latest"], ["x=a", "x=b"]):
         with pytest.raises(BadInput, match="is taken; use --adapter OTHER="):
             adapter_references(wrong)
+
+
+def test_a_text_is_as_long_as_the_context_allows(checkpoints: dict[str, str]) -> None:
+    """Catches a default that a small model refuses, and advice that names no option."""
+    plain = checkpoints["plain"]
+    (written,) = run("generate", plain, "river", "--temperature", "0")["completions"]
+    assert written["text"] and written["finish_reason"] in ("stop", "length")
+    with pytest.raises(BadInput, match=r"^--max-tokens 63 is more than .* give at most 62,"):
+        run("generate", plain, "river", "--max-tokens", "63")
+    run("generate", plain, "river", "--max-tokens", "62")
+    with pytest.raises(BadInput, match=r"^--max-tokens 0: "):
+        run("generate", plain, "river", "--max-tokens", "0")
+    with pytest.raises(BadInput, match="the model reads 64; shorten it"):
+        run("generate", plain, "river " * 90)
+
+
+def test_bytes_that_are_no_text(checkpoints: dict[str, str]) -> None:
+    """Catches the tokenizer's own error where a line is Latin-1: nobody learns which."""
+    plain, latin = checkpoints["plain"], b"river\n\xe9t\xe9\n"
+    result = CliRunner().invoke(app, ["embed", plain, "--json"], input=latin)
+    assert isinstance(result.exception, BadInput)
+    assert str(result.exception).startswith("line 2 is not UTF-8 ")
+    with pytest.raises(BadInput, match=r"^prompt 1 is not UTF-8 "):
+        run("generate", plain, os.fsdecode(b"\xe9t\xe9"))
+    result = CliRunner().invoke(app, ["chat", plain, "--json", "--max-tokens", "3"], input=latin)
+    asked = json.loads(result.stdout.splitlines()[-1])["messages"][::2]
+    assert [one["content"] for one in asked] == ["river", "\ufffdt\ufffd"]
+
+
+def test_a_release_means_the_checkpoint_it_was_made_of(
+    checkpoints: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a release that only `evaluate` takes, and another kind taken for a model."""
+    monkeypatch.setenv("ETUDE_HOME", str(tmp_path))
+    store = Store()
+
+    def put(kind: str, inputs: dict[str, ArtifactRef], files: Path | None = None) -> ArtifactRef:
+        with store.building(kind, f"{kind}1") as workspace:
+            for file in files.iterdir() if files else ():
+                shutil.copyfile(file, workspace.path / file.name)
+            fixed = {"version": 1, "config": {}, "counts": Counts(1, 1), "seconds": 1.0}
+            return store.commit(workspace, stage="x", inputs=inputs, **fixed)
+
+    checkpoint = put("checkpoint", {}, Path(checkpoints["polite"]))
+    put("release", {"checkpoint": checkpoint})
+    put("pages", {})
+    assert texts("release:latest", "river") == texts(checkpoints["polite"], "river")
+    for command in (["generate", "pages:latest", "x"], ["export", "pages:latest", "out"]):
+        with pytest.raises(BadInput, match=r"^pages:pages1 is not a checkpoint; give latest"):
+            run(*command)
+    shutil.rmtree(checkpoint.path)
+    with pytest.raises(BadInput, match=r"is no longer in the store; .* etude import .*huggingface"):
+        run("chat", "release:latest")
