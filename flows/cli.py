@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 MAX_PORT = 65_535
+LARGE_DUMP_BYTES = 10_000_000  # from here on workers are sure to be needed, and soon
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 WRONG_PATH = (
     FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
@@ -240,6 +241,11 @@ def extract(
     """
     from rich.progress import Progress
 
+    from tasks.parallel import usable_cores, warm_up
+
+    is_large = dump.is_file() and dump.stat().st_size > LARGE_DUMP_BYTES
+    if is_large and usable_cores() > 1 and "extract.workers=1" not in (overrides or []):
+        warm_up()  # its imports run beside ours
     from flows.extract_dump import extract_documents
 
     signal.signal(signal.SIGTERM, _stop)

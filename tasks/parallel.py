@@ -34,8 +34,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from importlib.abc import MetaPathFinder
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
+from multiprocessing import forkserver, get_all_start_methods, get_context
+from multiprocessing.context import BaseContext, ForkServerContext
 from pathlib import Path
 from threading import Thread
 from types import ModuleType, TracebackType
@@ -116,15 +116,21 @@ class Workers:
         self.end(kill=error is not None)
 
 
+def warm_up() -> None:
+    """Start the process that workers will be forked from, while this one imports what it needs."""
+    if isinstance(_context(), ForkServerContext):
+        forkserver.ensure_running()
+
+
 def _context() -> BaseContext:
     """Return how processes start: as forks of one that has imported what they need, if possible.
 
     That one is a fresh process, not a fork of ours, so nothing of our threads and files is in it.
     """
-    is_possible = "forkserver" in get_all_start_methods()
-    context = get_context("forkserver" if is_possible else "spawn")
-    if is_possible:
-        context.set_forkserver_preload(PRELOADED)
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
