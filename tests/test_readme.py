@@ -76,7 +76,7 @@ def test_every_other_command_is_run_somewhere() -> None:
 
 def test_make_quick_leaves_out_every_marked_test() -> None:
     """Catches a marker for tests that take long or need a device, and that quick does not know."""
-    command = ["make", "--dry-run", "quick"]
+    command = ["make", "--no-print-directory", "--dry-run", "quick"]
     said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     marks = [

@@ -77,6 +77,18 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, Stopped):
         sys.exit(75)
 """
+HEAVY_MAIN = """
+import sys
+from pathlib import Path
+import prefect, polars
+import parallel_work
+from storage.workspace import Workspace
+from tasks.parallel import build_parts
+
+if __name__ == "__main__":
+    jobs = {f"part-{number:05d}": number for number in (1, 2)}
+    build_parts(Workspace(Path(sys.argv[1], "w")), parallel_work.modules, jobs, 2)
+"""
 
 
 @pytest.fixture
@@ -189,12 +201,22 @@ def test_an_error_ends_the_others_at_once(tmp_path: Path, work: Callable[[str], 
     assert time.monotonic() - began < 20
 
 
-def test_workers_import_nothing_heavy(tmp_path: Path, work: Callable[[str], object]) -> None:
-    """Catches a start of seconds: the main module (pytest here) must not come along."""
-    workspace = Workspace(tmp_path / "w")
-    build_parts(workspace, work("modules"), jobs(2), 2)
-    loaded = json.loads((workspace.path / "part-00001" / "modules.json").read_text())
-    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+def test_workers_import_nothing_heavy(tmp_path: Path) -> None:
+    """Catches a start of seconds: the main module (Prefect here) must not come along."""
+    (tmp_path / "parallel_work.py").write_text(WORK)
+    script = tmp_path / "heavy.py"
+    script.write_text(HEAVY_MAIN)
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=environment(tmp_path), check=True
+    )
+    loaded = json.loads((tmp_path / "w" / "part-00001" / "modules.json").read_text())
+    assert sorted({name.partition(".")[0] for name in loaded} & set(HEAVY)) == []
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return variables with which a process finds our packages and the work in `folder`."""
+    repository = str(Path(__file__).resolve().parents[2])
+    return os.environ | {"PYTHONPATH": f"{repository}{os.pathsep}{folder}"}
 
 
 def started(folder: Path, count: int = 2) -> list[int]:
@@ -235,10 +257,9 @@ def test_no_worker_outlives_its_parent(
     (tmp_path / "parallel_work.py").write_text(WORK)
     script = tmp_path / "run.py"
     script.write_text(RUN)
-    repository = str(Path(__file__).resolve().parents[2])
     parent = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": f"{repository}{os.pathsep}{tmp_path}"},
+        env=environment(tmp_path),
         start_new_session=True,
         stderr=subprocess.PIPE,
     )

