@@ -145,7 +145,43 @@ def flow_run(
         raise
     finally:
         _parent.reset(token)
+        _sum_up(run_id)
         client().set_terminated(run_id, status)
+
+
+def _sum_up(parent: str) -> None:
+    """Say on the parent's page what its stages took and made, and how good the models are."""
+    whole = client().get_run(parent).data
+    children = [
+        client().get_run(run_id)
+        for name, run_id in whole.tags.items()
+        if name.startswith("stage.") and name.endswith(".run_id")
+    ]
+    lines = [
+        "| stage | rows in | rows out | seconds | bits per byte |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for child in sorted(children, key=lambda one: one.info.start_time):
+        figures = child.data.metrics
+        cells = [
+            f"{figures[name]:{form}}" if name in figures else ""
+            for name, form in (
+                ("ledger/rows_in", ",.0f"),
+                ("ledger/rows_out", ",.0f"),
+                ("ledger/seconds", ",.1f"),
+                ("evaluate/bits_per_byte", ".4f"),
+            )
+        ]
+        address = f"#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}"
+        lines.append(f"| [{child.info.run_name}]({address}) | {' | '.join(cells)} |")
+        if child.data.tags.get("etude.stage") == "evaluate":
+            run, now = StageRun(parent), int(time.time() * 1000)
+            run.log_points(
+                Point(name, value, run._last(name) + 1, now)  # a retry may bring another value
+                for name, value in figures.items()
+                if not name.startswith("ledger/") and whole.metrics.get(name) != value
+            )
+    client().set_tag(parent, "mlflow.note.content", "\n".join(lines))
 
 
 @contextmanager

@@ -133,6 +133,16 @@ def test_mlflow_has_one_parent_and_a_child_per_stage(
     assert {"manifest.json", "curves.png", "events.jsonl"} <= files
     clean = next(one for name, one in children.items() if name.startswith("clean"))
     assert "document_length.png" in {f.path for f in client.list_artifacts(clean.info.run_id)}
+    note = client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
+    assert all(f"[{name}]" in note for name in children)
+    assert (
+        parent.data.metrics.items()
+        >= {
+            name: value
+            for name, value in children["evaluate"].data.metrics.items()
+            if not name.startswith("ledger/")
+        }.items()
+    )
     version = client.get_model_version_by_alias("etude", "champion")
     assert version.run_id == children["publish"].info.run_id
 
