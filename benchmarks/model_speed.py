@@ -7,7 +7,8 @@
 A step is what training does: forward, loss over all tokens, backward, gradients clipped to 1, the
 optimiser, gradients dropped. Each side brings its own: nanoGPT its `configure_optimizers` (AdamW
 in a loop, for it fuses on GPUs only), transformers its loss from `labels` with fused AdamW, Etude
-the trainer's calls. Sizes are equal in weights and tokens; Qwen3 has Etude's very configuration.
+the trainer's calls, with fused AdamW and, as `muon`, with what pretraining takes by default. Sizes
+are equal in weights and tokens; Qwen3 has Etude's very configuration.
 
 The contestants take turns, a few steps each, round after round, so that what the machine does
 beside hits all alike; a figure is the median of the rounds. Each is a process of its own: what
@@ -38,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude_model.config import EtudeConfig, TrainConfig, preset
+from etude_model.config import EtudeConfig, PretrainConfig, TrainConfig, preset
 from etude_model.device import autocast, keep_freed_memory, pick_dtype
 from etude_model.model.transformer import Etude
 from etude_model.training.optimizer import build_optimizer
@@ -87,7 +88,7 @@ def main() -> int:
     parser.add_argument("nanogpt", type=Path, help="folder with nanoGPT's model.py")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--sides", nargs="+", default=["etude", "nanogpt", "qwen3"])
+    parser.add_argument("--sides", nargs="+", default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2, help="steps of one turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -158,7 +159,7 @@ def report(name: str, size: Size, seconds: dict[str, float]) -> dict[str, Any]:
     """Print a size's table; return its figures."""
     tokens = size.rows * size.config.context_length
     default = pick_dtype("auto", CPU)
-    auto = f"etude {str(default).removeprefix('torch.')}"
+    auto = f"muon {str(default).removeprefix('torch.')}"
     speeds = {side: tokens / took for side, took in seconds.items() if "matmul" not in side}
     figures: dict[str, Any] = {"size": name, "rows": size.rows, "tokens_per_second": {}}
     print(f"\n{name} weights, {size.rows} x {size.config.context_length} tokens a step")
@@ -232,11 +233,11 @@ def finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def etude(size: Size, dtype: torch.dtype, nanogpt: Path) -> Step:
+def etude(size: Size, dtype: torch.dtype, nanogpt: Path, config: TrainConfig | None = None) -> Step:
     """Return our step, made of the trainer's calls."""
     keep_freed_memory()
     model = Etude(size.config)
-    optimizer = build_optimizer(model, TrainConfig())
+    optimizer = build_optimizer(model, config or TrainConfig())
     tokens_BT, targets_BT = rows_of(size)
 
     def step() -> None:
@@ -246,6 +247,11 @@ def etude(size: Size, dtype: torch.dtype, nanogpt: Path) -> Step:
         finish(model, optimizer)
 
     return step
+
+
+def muon(size: Size, dtype: torch.dtype, nanogpt: Path) -> Step:
+    """Return our step of pretraining with its defaults."""
+    return etude(size, dtype, nanogpt, PretrainConfig())
 
 
 def nanogpt(size: Size, dtype: torch.dtype, folder: Path) -> Step:
@@ -304,7 +310,7 @@ def qwen3(size: Size, dtype: torch.dtype, nanogpt: Path) -> Step:
     return step
 
 
-SIDES = {"etude": etude, "nanogpt": nanogpt, "qwen3": qwen3}
+SIDES = {"etude": etude, "muon": muon, "nanogpt": nanogpt, "qwen3": qwen3}
 
 if __name__ == "__main__":
     sys.exit(main())
