@@ -82,7 +82,7 @@ KINDS = {
 
 def test_no_module_prints_but_the_command_line() -> None:
     """Catches a print that would end up in a worker's log instead of with the user."""
-    speakers = {"flows/cli.py", "flows/talk.py"}
+    speakers = {f"flows/{name}.py" for name in ("answers", "cli", "model_commands", "talk")}
     speakers |= {f"etude_model/{package}/__main__.py" for package in ("evaluation", "training")}
     for package in ("flows", "tasks", "etude_model", "storage"):
         for path in (REPOSITORY / package).rglob("*.py"):
