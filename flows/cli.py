@@ -218,8 +218,9 @@ def extract(
     """
     from rich.progress import Progress
 
-    from tasks.parallel import usable_cores, warm_up
+    from tasks.parallel import usable_cores, warm_up, without_pandas
 
+    without_pandas()
     is_large = dump.is_file() and dump.stat().st_size > LARGE_DUMP_BYTES
     if is_large and usable_cores() > 1 and "extract.workers=1" not in (overrides or []):
         warm_up()  # its imports run beside ours

@@ -32,7 +32,7 @@ from tasks.clean.room import clean_parts
 from tasks.extract.config import ExtractConfig
 from tasks.extract.dump import packing_of
 from tasks.extract.room import extract_files
-from tasks.parallel import Workers, without_pandas
+from tasks.parallel import Workers
 
 Progress = Callable[[str, float, float | None, str], None]
 
@@ -47,7 +47,6 @@ def extract_documents(
     log: Callable[[str], None] = lambda message: None,
 ) -> Counts:
     """Write the documents of a dump into the folder `out`; return the ledger of all its pages."""
-    without_pandas()
     extract_config, clean_config, wiki, language = _settings(overrides)
     packing_of(dump)  # what is no file, or empty, is refused before anything is made
     if out.exists() and not out.is_dir():
