@@ -145,8 +145,8 @@ def flow_run(
         raise
     finally:
         _parent.reset(token)
-        _sum_up(run_id)
         client().set_terminated(run_id, status)
+        _sum_up(run_id)
 
 
 def _sum_up(parent: str) -> None:
