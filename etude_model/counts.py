@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from etude_model.config import PRESETS, EtudeConfig, LoraTrainConfig, TrainConfig, preset
-from etude_model.model.fused import LONGEST_OWN
+from etude_model.model.fused import BLOCK, LONGEST_OWN
 from etude_model.model.lora import add_lora
 from etude_model.model.loss import CHUNK_LOGITS, CHUNK_LOGITS_ELSEWHERE
 from etude_model.model.sight import has_varlen
@@ -192,7 +192,7 @@ def _layer_bytes(
     is_masked |= config.layer_types[layer] == "sliding_attention"
     is_short = config.context_length <= LONGEST_OWN
     if is_cpu and is_short and not is_masked and dtype != torch.float32:
-        block = min(64, config.head_dim, config.context_length)
+        block = min(BLOCK, config.context_length)
         attention += size * config.num_heads * (config.context_length + block) // 2
     else:
         attention += FLOAT * config.num_heads  # the sum of each softmax
