@@ -39,6 +39,7 @@ FILE = "model.gguf"
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "q8_0": "Q8_0"}
 ARCHITECTURES = {"qwen3": "qwen3", "qwen3_moe": "qwen3moe", "dots1": "dots1"}
 _BLOCK = 32  # numbers of a row that share a scale in q8_0
+_KEPT_IN_HALF = ("token_embd.weight", "output.weight")
 
 # How Qwen2 and Qwen3 cut a text into words before they join bytes.
 _QWEN2_WORDS = (
@@ -75,7 +76,9 @@ _LAYER_NAMES = {
 def export_gguf(checkpoint: Path, out: Path, *, dtype: str = "float32") -> Path:
     """Write the checkpoint, an adapter merged, as `out`/model.gguf and return the folder.
 
-    Norms and routers stay in float32 whatever the dtype; rows that no q8_0 block fits are float16.
+    Norms and routers stay in float32 whatever the dtype. With q8_0, rows that no block fits are
+    float16, and so are embeddings and output matrix: in a small model the likeliest token is often
+    close to the next one, and a rounded output changes it as often as all the layers do together.
     An unknown dtype, a shape that llama.cpp cannot compute, a missing package gguf and an `out`
     that is not empty are BadInput.
     """
@@ -256,7 +259,7 @@ def _add_tensor(writer: GGUFWriter, name: str, values: np.ndarray, dtype: str) -
     kind = DTYPES[dtype]
     if values.ndim == 1 or "ffn_gate_inp" in name:
         kind = "F32"
-    elif kind == "Q8_0" and values.shape[-1] % _BLOCK:
+    elif kind == "Q8_0" and (values.shape[-1] % _BLOCK or name in _KEPT_IN_HALF):
         kind = "F16"
     chosen: Any = GGMLQuantizationType[kind]
     stored = quants.quantize(np.ascontiguousarray(values), chosen)

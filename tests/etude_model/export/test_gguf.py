@@ -208,10 +208,12 @@ def test_smaller_numbers(
     folder, model = checkpoint(tmp_path / "ours", tokenizer, **SHAPES["dots1"])
     facts, tensors = read(export_gguf(folder, tmp_path / "gguf", dtype=dtype))
     assert facts["general.file_type"] == gguf.LlamaFileType[f"MOSTLY_{kind}"]
-    embeddings = tensors["token_embd.weight"]
-    assert embeddings.tensor_type.name == kind
-    original = model.state_dict()["model.embed_tokens.weight"].numpy()
-    assert np.abs(values(embeddings) - original).max() < error * np.abs(original).max()
+    queries = tensors["blk.0.attn_q.weight"]
+    assert queries.tensor_type.name == kind
+    original = model.state_dict()["model.layers.0.self_attn.q_proj.weight"].numpy()
+    assert np.abs(values(queries) - original).max() < error * np.abs(original).max()
+    for name in ("token_embd.weight", "output.weight"):  # what chooses a token
+        assert tensors[name].tensor_type.name == ("F16" if kind == "Q8_0" else kind)
     for name in ("output_norm.weight", "blk.1.ffn_gate_inp.weight", "blk.1.exp_probs_b.bias"):
         assert tensors[name].tensor_type.name == "F32"
 
