@@ -48,10 +48,14 @@ def orthogonalise(matrices_NAB: Tensor, dtype: torch.dtype = torch.float32) -> T
     if is_tall:
         x_NAB = x_NAB.mT
     x_NAB = x_NAB / torch.linalg.matrix_norm(x_NAB, keepdim=True).clamp(min=1e-7)
+    next_NAB = torch.empty_like(x_NAB)
+    square_NAA, factor_NAA = x_NAB.new_empty(2, *x_NAB.shape[:-1], x_NAB.shape[-2])
     for _ in range(ROUNDS):
-        square_NAA = x_NAB @ x_NAB.mT
-        factor_NAA = torch.baddbmm(square_NAA, square_NAA, square_NAA, beta=b, alpha=c)
-        x_NAB = torch.baddbmm(x_NAB, factor_NAA, x_NAB, beta=a)
+        torch.bmm(x_NAB, x_NAB.mT, out=square_NAA)
+        torch.baddbmm(square_NAA, square_NAA, square_NAA, beta=b, alpha=c, out=factor_NAA)
+        factor_NAA.diagonal(dim1=-2, dim2=-1).add_(a)  # here, or x would be copied to be added
+        torch.bmm(factor_NAA, x_NAB, out=next_NAB)
+        x_NAB, next_NAB = next_NAB, x_NAB
     return x_NAB.mT if is_tall else x_NAB
 
 
