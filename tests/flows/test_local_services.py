@@ -191,7 +191,7 @@ def test_a_new_dump_starts_the_whole_way(up: list[local.Service], tmp_path: Path
         prefect(up, "deployment", "run", "refresh/refresh", "--params", params)
         newest = max(runs("refresh"), key=lambda one: str(one["created"]))
         wait_for(up, newest["id"], "Completed")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not runs("etude") and time.monotonic() < deadline:
         time.sleep(1)
     (started,) = runs("etude")
@@ -206,7 +206,7 @@ def test_down_stops_all_that_up_started(up: list[local.Service]) -> None:
     assert len(families) >= 3
     stopped = local.down(say=lambda line: None)
     assert {service.name for service in stopped} == {"prefect server", "worker", "mlflow"}
-    _, alive = psutil.wait_procs(families, timeout=10)
+    _, alive = psutil.wait_procs(families, timeout=60)
     assert not alive
     assert local.services() == []
     assert not Path(local.REPOSITORY / "prefect.toml").exists()

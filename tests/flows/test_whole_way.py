@@ -226,7 +226,7 @@ def test_a_stop_keeps_a_checkpoint_and_leaves_nobody(copy: Path, number: signal.
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors[-3000:]
     assert "run the same command again to go on" in errors.strip().splitlines()[-1]
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     (steps,) = copy.glob("store/checkpoint/*.partial/steps")
     assert list(steps.glob("step_*/manifest.json"))

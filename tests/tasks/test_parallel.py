@@ -198,7 +198,7 @@ def test_an_error_ends_the_others_at_once(tmp_path: Path, work: Callable[[str], 
     began = time.monotonic()
     with pytest.raises(BadInput, match="job 3 is bad; give another"):
         build_parts(Workspace(tmp_path / "w"), work("refuse"), jobs(3), 3)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
 
 
 def test_workers_import_nothing_heavy(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_no_worker_outlives_its_parent(
     try:
         workers = started(tmp_path)
         (os.killpg if to_group else os.kill)(parent.pid, number)
-        _, errors = parent.communicate(timeout=20)
+        _, errors = parent.communicate(timeout=60)
     finally:
         parent.kill()
     assert all(gone(pid) for pid in workers)

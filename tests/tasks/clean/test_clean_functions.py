@@ -216,7 +216,7 @@ def test_any_expression_ends(text: str) -> None:
 
 def test_hostile_arguments_take_no_time() -> None:
     """Catches padding, switches and expressions that grow with what a page asks for."""
-    began = time.monotonic()
+    began = time.process_time()
     call("#switch: x |" + "|".join(["a"] * 50_000))
     call("#expr: " + "(" * 1_000_000)
     call("#switch: " + "1" * 1_000_000 + " |" + "|".join(["1"] * 10_000))
@@ -226,7 +226,7 @@ def test_hostile_arguments_take_no_time() -> None:
     assert len(call("padleft: x | 500 | " + "a" * 1_000_000)) == 500
     call("formatnum: " + "9" * 1_000_000)
     call("#titleparts: " + "a/" * 500_000 + "| 999999999 | -999999999")
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

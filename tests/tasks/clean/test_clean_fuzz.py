@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,17 +57,19 @@ REAL = (
     "zh/komica/assembled_komicawiki_filtered.xml.bz2",
 )
 WINDOW_CHARS = 3_000
-DEADLINE_MS = 5_000
+MAX_SECONDS = 5  # of processor time: a machine may stand still
 PIECES = sorted({piece for text in SNIPPETS for piece in re.findall(r"\w+|\s+|[^\w\s]{1,3}", text)})
 CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ud800-\udfff]")
 
 
 def check(text: str) -> None:
     """Parse with both wikis; what must hold for any text."""
+    began = time.process_time()
     for site in (EN, ZH):
         document = parse_page(text, title="T", site=site)
         assert not MARKS.search(document.text) and not CONTROLS.search(document.text)
         check_columns(document)
+    assert time.process_time() - began < MAX_SECONDS
 
 
 def check_columns(document: Document) -> None:
@@ -95,7 +98,7 @@ def mutate(text: str, data: st.DataObject) -> str:
     return text
 
 
-@settings(max_examples=150, deadline=DEADLINE_MS)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(SNIPPETS), min_size=1, max_size=6), st.data())
 def test_mutated_pages(snippets: list[str], data: st.DataObject) -> None:
     """Catches what breaks when brackets lose their partners: pages are cut, doubled and spliced."""
@@ -116,7 +119,7 @@ def real_pages(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=150, deadline=DEADLINE_MS)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutated_real_pages(real_pages: list[str], data: st.DataObject) -> None:
     """Catches what only the habits of real editors bring about: a window on a page, mutated."""
@@ -125,14 +128,14 @@ def test_mutated_real_pages(real_pages: list[str], data: st.DataObject) -> None:
     check(mutate(page[start : start + WINDOW_CHARS], data))
 
 
-@settings(max_examples=150, deadline=DEADLINE_MS)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
 def test_mixed_pieces(text: str) -> None:
     """Catches combinations that nobody would write."""
     check(text)
 
 
-@settings(max_examples=100, deadline=DEADLINE_MS)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
 def test_any_characters(text: str) -> None:
     """Catches control characters, surrogates and our own marks coming in from outside."""

@@ -490,10 +490,10 @@ def test_anything_is_rendered(name: str, positional: list[str], named: dict[str,
 def test_long_arguments_take_no_time(word: str) -> None:
     """Catches a renderer whose time grows with the square of an argument's length."""
     long = word * (200_000 // len(word))
-    began = time.monotonic()
+    began = time.process_time()
     for rule in dict.fromkeys(ZH._rules.names.values()):
         if rule.function:
             rule.function(Call(rule.name, (long, "5", long), {"text": long}, "zh", "T"))
             rule.function(Call(rule.name, ("5", long, "5", long), {"ft": long}, "zh", "T"))
     assert not is_fact(long, "x") or len(long) < 200
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

@@ -288,7 +288,7 @@ def test_an_interrupted_caller_stops_the_threads(server: Any, tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         load(server, tmp_path / "dump.xml", log=interrupt)
     assert len(said) == 1 and len(server.requests) == 1
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 55
 
 
 @pytest.mark.parametrize("host", ["dumps.wikimedia.org", "wikimedia.org"])
