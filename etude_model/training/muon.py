@@ -36,7 +36,7 @@ MOMENTUM_START, MOMENTUM_WARMUP_STEPS = 0.85, 300
 RMS_OF_ADAMW = 0.2
 BATCH_NUMBERS = 1 << 27  # 256 MB in bfloat16; a few such tensors live at once
 
-Member = tuple[Tensor, Tensor, dict[str, Any]]  # a weight, what to orthogonalise, its group
+Member = tuple[Tensor, dict[str, Any]]  # a weight and its group
 
 
 @torch.no_grad()
@@ -106,20 +106,19 @@ class Muon(torch.optim.Optimizer):
         batches: dict[tuple, list[Member]] = defaultdict(list)
         for group in groups:
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                update_NAB = _matrices(full(self._nesterov(weight, group)), group["parts"])
-                sides = tuple(sorted(update_NAB.shape[-2:]))
-                batches[sides, weight.device].append((weight, update_NAB, group))
+                if weight.grad is not None:
+                    sides = weight.shape[-2] // group["parts"], weight.shape[-1]
+                    batches[tuple(sorted(sides)), weight.device].append((weight, group))
         for (sides, device), members in batches.items():
             dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
-            limit = max(1, BATCH_NUMBERS // (sides[0] * sides[1]))
-            for part in _at_most(members, limit):
-                lying = [u.mT if u.shape[-2] > u.shape[-1] else u for _, u, _ in part]
-                steps = orthogonalise(torch.cat([u.to(dtype) for u in lying]), dtype)
-                for (weight, update_NAB, group), step in zip(
-                    part, steps.split([len(u) for u in lying]), strict=True
-                ):
+            for part in _at_most(members, BATCH_NUMBERS):
+                updates = [
+                    _matrices(full(self._nesterov(weight, group)), group["parts"]).to(dtype)
+                    for weight, group in part
+                ]
+                lying = [u.mT if u.shape[-2] > u.shape[-1] else u for u in updates]
+                steps = orthogonalise(torch.cat(lying), dtype).split([len(u) for u in lying])
+                for (weight, group), update_NAB, step in zip(part, updates, steps, strict=True):
                     step = step if update_NAB.shape[-2:] == step.shape[-2:] else step.mT
                     length = group["lr"] * RMS_OF_ADAMW * max(sides) ** 0.5
                     master = self._master(weight)
@@ -179,13 +178,13 @@ def _matrices(tensor: Tensor, parts: int) -> Tensor:
 
 
 def _at_most(members: list[Member], limit: int) -> Iterator[list[Member]]:
-    """Yield the members in batches of at most `limit` matrices; one member is never cut."""
+    """Yield the members in batches of at most `limit` numbers; one member is never cut."""
     batch: list[Member] = []
     size = 0
     for member in members:
-        if batch and size + len(member[1]) > limit:
+        if batch and size + member[0].numel() > limit:
             yield batch
             batch, size = [], 0
         batch.append(member)
-        size += len(member[1])
+        size += member[0].numel()
     yield batch
