@@ -16,13 +16,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
@@ -91,7 +92,7 @@ def _client(address: str, home: str) -> MlflowClient:
             fresh = path / "mlflow.db.new"
             MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments()
             fresh.rename(database)
-        made = MlflowClient(tracking_uri=address)
+        made = cast("MlflowClient", _Whole(MlflowClient(tracking_uri=address)))
         old = made.get_experiment_by_name(EXPERIMENT)
         if is_ours and old and old.artifact_location != (path / "artifacts").as_uri():
             # The home was moved: a new experiment, or its files would go to the old place.
@@ -107,6 +108,22 @@ def _client(address: str, home: str) -> MlflowClient:
                 if made.get_experiment_by_name(EXPERIMENT) is None:
                     raise
     return made
+
+
+class _Whole:
+    """A client whose calls are made whole: they run in a thread of their own, one by one.
+
+    A stop is an exception in the main thread, wherever that is. Inside of SQLAlchemy it can leave a
+    transaction open, and the database is locked, for what this process says last of its run too.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._thread.submit(method, *args, **kwargs).result()
 
 
 def experiment_id() -> str:
