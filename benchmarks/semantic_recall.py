@@ -29,7 +29,7 @@ from etude_model.training.events import read_events
 from etude_model.training.run import EVENTS_FILE
 from storage.store import Store
 
-RECALL, SEPARATOR = "recall@10", "/"
+RECALL = "recall@10"
 WORSE_TEXT = 1.01
 RECIPE = {
     "dedup": {"validation_share": 0.1},
@@ -56,7 +56,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "semantic.yaml"
         recipe.write_text(yaml.safe_dump({"fetch": [source]} | RECIPE), encoding="utf-8")
-        command = ["etude", "stage", "semantic", str(recipe), *options.overrides, "--json"]
+        etude = [sys.executable, "-m", "flows.cli", "stage", "semantic"]
+        command = [*etude, str(recipe), *options.overrides, "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return done.returncode
@@ -69,7 +70,7 @@ def main() -> int:
 
 def report(before: dict[str, float], after: dict[str, float]) -> int:
     """Print recall@10 of all pairs and of each source; return 0 if the bars hold."""
-    names = [name for name in after if name == RECALL or name.startswith(RECALL + SEPARATOR)]
+    names = [name for name in after if name == RECALL or name.startswith(f"{RECALL}/")]
     baselines = ("input_embeddings", "bm25")
     rows = {
         name: [before[name], after[name], *(after[f"{one}/{name}"] for one in baselines)]
@@ -80,7 +81,7 @@ def report(before: dict[str, float], after: dict[str, float]) -> int:
     for head in ("pairs", "parent", "trained", "times", "mean embedding", "BM25"):
         table.add_column(head, justify="left" if head == "pairs" else "right")
     for name, (old, new, mean, bm25) in rows.items():
-        shown = name.removeprefix(RECALL).strip(SEPARATOR) or "all"
+        shown = name.removeprefix(RECALL).strip("/") or "all"
         times = f"{new / old:.2f}" if old else "-"
         table.add_row(shown, f"{old:.3f}", f"{new:.3f}", times, f"{mean:.3f}", f"{bm25:.3f}")
     Console(highlight=False, width=100).print(table)
