@@ -40,9 +40,13 @@ import torch
 from torch import Tensor
 
 from etude_model.config import EtudeConfig, PretrainConfig, TrainConfig, preset
+from etude_model.counts import num_replicas
 from etude_model.device import autocast, keep_freed_memory, pick_dtype
 from etude_model.model.transformer import Etude
+from etude_model.training.micro_batch import accumulate
+from etude_model.training.objectives import Loss, Part
 from etude_model.training.optimizer import build_optimizer
+from etude_model.training.replicas import Replicas
 
 Step = Callable[[], None]
 Contestant = Callable[[], Step]
@@ -236,14 +240,18 @@ def finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def etude(size: Size, dtype: torch.dtype, nanogpt: Path, config: TrainConfig | None = None) -> Step:
     """Return our step, made of the trainer's calls."""
     keep_freed_memory()
-    model = Etude(size.config)
-    optimizer = build_optimizer(model, config or TrainConfig())
+    model, train = Etude(size.config), config or TrainConfig()
+    optimizer = build_optimizer(model, train)
+    replicas = Replicas(model, num_replicas(size.config, train, CPU))
     tokens_BT, targets_BT = rows_of(size)
 
-    def step() -> None:
+    def loss(model: Etude, rows: slice) -> Loss:
         with autocast(CPU, dtype):
-            nats, count = model.loss(model(tokens_BT), targets_BT)
-        (nats / count).backward()
+            nats, count = model.loss(model(tokens_BT[rows]), targets_BT[rows])
+        return Loss(nats / targets_BT.numel(), int(count))
+
+    def step() -> None:
+        accumulate([Part(size.rows, loss)], replicas)
         finish(model, optimizer)
 
     return step

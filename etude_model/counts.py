@@ -5,8 +5,9 @@ FLOPs are counted as the field does, so that figures compare (Chowdhery et al. 2
 and four backward, and 12 * H * K per layer for each token that attention looks back at, the upper
 triangle included. Memory is what the eager program holds at its peak, at the end of a forward pass:
 
-    weights      float32, and half-precision copies of the matrices where the products are in half
-    gradients    float32
+    weights      float32, and half-precision copies of the matrices where the products are in half,
+                 or on a CPU of those that it multiplies as one
+    gradients    float32, one set for each replica that computes beside others on a CPU
     moments      two per weight for AdamW, one per matrix for Muon
     activations  what the backward pass needs of one micro-batch, all layers
     logits       one chunk of them, and the gradients of the loss that come with it
@@ -35,6 +36,8 @@ from etude_model.model.transformer import Etude
 from storage.errors import BadInput
 
 FLOAT = 4  # bytes
+MOST_REPLICAS = 4  # each has a thread, and all of them one Python interpreter
+REPLICA_BYTES = 1 << 30  # that the gradients of all replicas may take
 HEADROOM = 0.85  # share of the free memory that a prediction may fill
 # Dense tensor-core rates in FLOP/s, from the vendors' data sheets: bfloat16, float32. The first
 # name that is in the device's name counts.
@@ -123,17 +126,37 @@ def predict_memory(
     shards = world_size if train.parallel == "shard" else 1
     num_all, num_trained, num_matrix = _parameters(config, train)
     copies = 0
-    if dtype != torch.float32:  # of all that is multiplied: not of a table that is only looked up
+    if dtype == torch.float32 and torch.device(device).type == "cpu":  # what fused.py joins
+        width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        num_layers = 1 if train.activation_checkpointing else config.num_layers
+        copies = FLOAT * num_layers * width * config.hidden_size
+    elif dtype != torch.float32:  # of all that is multiplied: not of a table that is only looked up
         looked_up = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
         copies = dtype.itemsize * (num_all - looked_up)
+    num_side_by_side = num_replicas(config, train, device)
     moments = 2 * num_trained - (num_matrix if train.optimizer == "muon" else 0)
     return Memory(
-        weights=(FLOAT * num_all + copies) // shards,
-        gradients=FLOAT * num_trained // shards,
+        weights=(FLOAT * num_all + copies * num_side_by_side) // shards,
+        gradients=FLOAT * num_trained * num_side_by_side // shards,
         moments=FLOAT * moments // shards,
         activations=_activation_bytes(config, train, num_tokens, torch.device(device), dtype),
-        logits=_logit_bytes(config, num_tokens, torch.device(device), dtype),
+        logits=_logit_bytes(config, num_tokens, torch.device(device), dtype, num_side_by_side),
     )
+
+
+def num_replicas(config: EtudeConfig, train: TrainConfig, device: torch.device | str) -> int:
+    """Return how many replicas of a model compute side by side in a process: on a CPU one a thread.
+
+    One where they would meet: in the random numbers of dropout, in the compiler, in shards; and
+    where their gradients would take more memory than they are worth.
+    """
+    drops = isinstance(train, LoraTrainConfig) and train.lora.dropout > 0
+    shares = drops or train.compile == "on" or train.parallel == "shard"
+    if torch.device(device).type != "cpu" or shares:
+        return 1
+    _, num_trained, _ = _parameters(config, train)
+    most = 1 + REPLICA_BYTES // (FLOAT * num_trained)
+    return min(torch.get_num_threads(), MOST_REPLICAS, most)
 
 
 def _parameters(config: EtudeConfig, train: TrainConfig) -> tuple[int, int, int]:
@@ -163,22 +186,25 @@ def _activation_bytes(
     Where activations are recomputed that is the input of each layer and the inside of one.
     """
     is_masked = train.document_mask and not has_varlen(device, dtype)
-    layers = [
-        _layer_bytes(config, layer, device, dtype, is_masked) for layer in range(config.num_layers)
-    ]
+    layers = [_layer_bytes(config, layer, device, dtype) for layer in range(config.num_layers)]
     per_token = sum(layers)
     if train.activation_checkpointing:
         per_token = max(layers) + config.num_layers * FLOAT * config.hidden_size
     per_token += FLOAT * config.hidden_size * (1 if device.type == "cpu" else 2)  # the last norm
-    if is_masked:  # a number per pair of tokens, for full and for windowed layers
+    is_own = _has_own_attention(config, device, dtype)
+    if is_masked and not is_own:  # a number per pair of tokens, for full and for windowed layers
         num_masks = len(set(config.layer_types))
         per_token += num_masks * dtype.itemsize * config.context_length
     return num_tokens * per_token
 
 
-def _layer_bytes(
-    config: EtudeConfig, layer: int, device: torch.device, dtype: torch.dtype, is_masked: bool
-) -> int:
+def _has_own_attention(config: EtudeConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether attention in training is that of fused.py, which keeps its probabilities."""
+    is_short = config.context_length <= LONGEST_OWN
+    return device.type == "cpu" and is_short and dtype != torch.float32
+
+
+def _layer_bytes(config: EtudeConfig, layer: int, device: torch.device, dtype: torch.dtype) -> int:
     """Return the bytes per token of one layer: float32 around norms, `dtype` in products.
 
     On a CPU the norms keep their input only, and short rows the probabilities of attention in half
@@ -189,11 +215,10 @@ def _layer_bytes(
     norms = FLOAT * width * (2 if is_cpu else 4) + (queries + keys) * (size if is_cpu else 8)
     norms += FLOAT * (2 + config.num_heads + config.num_kv_heads)  # a size of each vector
     attention = size * (width + 2 * (queries + keys))  # input, q, k, v and the answer
-    is_masked |= config.layer_types[layer] == "sliding_attention"
-    is_short = config.context_length <= LONGEST_OWN
-    if is_cpu and is_short and not is_masked and dtype != torch.float32:
+    if _has_own_attention(config, device, dtype):
         block = min(BLOCK, config.context_length)
         attention += size * config.num_heads * (config.context_length + block) // 2
+        attention += size * keys  # the values also stay where they were made
     else:
         attention += FLOAT * config.num_heads  # the sum of each softmax
     if not config.is_sparse(layer):
@@ -207,13 +232,17 @@ def _layer_bytes(
 
 
 def _logit_bytes(
-    config: EtudeConfig, num_tokens: int, device: torch.device, dtype: torch.dtype
+    config: EtudeConfig,
+    num_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_replicas: int,
 ) -> int:
     """Return a chunk's logits and probabilities, the targets' states, both gradients twice."""
     chunk = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE)
-    chunk = min(max(chunk, config.vocab_size), num_tokens * config.vocab_size)
-    states = FLOAT * config.hidden_size * (3 * num_tokens + 2 * config.vocab_size)
-    return 2 * dtype.itemsize * chunk + states
+    chunks = min(num_replicas * max(chunk, config.vocab_size), num_tokens * config.vocab_size)
+    states = FLOAT * config.hidden_size * (3 * num_tokens + 2 * num_replicas * config.vocab_size)
+    return 2 * dtype.itemsize * chunks + states
 
 
 def describe(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from etude_model.config import EtudeConfig
 from etude_model.model.cache import KVCache
-from etude_model.model.fused import attention, is_fused, norm_rotate
+from etude_model.model.fused import attention, is_fused, joint_linear, norm_rotate
 from etude_model.model.norm import RMSNorm
 from etude_model.model.rope import rotate
 from etude_model.model.sight import Sight, varlen_attention, varlen_takes_groups
@@ -78,9 +78,10 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, sight: Sight) -> Tensor:
         """Map [B, T, D] to [B, T, D]."""
-        q_BTHK = self.q_proj(x_BTD).unflatten(-1, (self.num_heads, self.head_dim))
-        k_BTGK = self.k_proj(x_BTD).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        v_BTGK = self.v_proj(x_BTD).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        q_BTHK, k_BTGK, v_BTGK = (
+            side.unflatten(-1, (-1, self.head_dim))
+            for side in joint_linear(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        )
         q_BTHK = _norm_and_rotate(self.q_norm, q_BTHK, sight)
         k_BTGK = _norm_and_rotate(self.k_norm, k_BTGK, sight)
         if sight.starts is not None:

@@ -18,11 +18,12 @@ B rows · T tokens · S keys · H heads · K head_dim · D numbers of a vector
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LONGEST_OWN = 512  # tokens; above, the probabilities would take more memory than they are worth
@@ -46,17 +47,31 @@ def norm_rotate(x_BTHK: Tensor, weight_K: Tensor, eps: float, cos: Tensor, sin: 
     return y_BTHK
 
 
+def joint_linear(x: Tensor, *linears: nn.Module) -> Sequence[Tensor]:
+    """Return what each linear makes of x; in training on a CPU as one product with all weights.
+
+    Only plain ones without biases are joined, so an adapter beside one of them takes part.
+    """
+    is_plain = all(type(one) is nn.Linear and one.bias is None for one in linears)
+    if not (is_plain and is_fused(x) and torch.is_grad_enabled()):
+        return [one(x) for one in linears]
+    weights: list[Tensor] = [one.get_parameter("weight") for one in linears]
+    return F.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
+
+
 def attention(
     q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, *, is_causal: bool
 ) -> Tensor:
-    """Return softmax(q k^T / sqrt(K)) v [B, H, T, K] in the dtype of the values.
+    """Return softmax(q k^T / sqrt(K) + mask) v [B, H, T, K] in the dtype of the values.
+
+    A mask [B, 1, T, S] is added, and says itself that no query looks ahead if `is_causal`.
 
     Torch's kernel, but for training on short rows in half precision on a CPU: there its gradient
     takes longer than in float32, and `_CausalAttention` less (16 rows of 256 tokens, 4 heads of
     32, two cores: 16.1, 12.6 and 9.2 ms; 8 rows of 512, 8 heads of 64: 52, 70 and 44).
     """
     dtype, num_tokens = v_BGSK.dtype, q_BHTK.shape[2]
-    is_square = is_causal and mask is None and num_tokens == k_BGSK.shape[2]
+    is_square = is_causal and num_tokens == k_BGSK.shape[2]
     if (
         is_fused(q_BHTK)
         and is_square
@@ -64,7 +79,7 @@ def attention(
         and num_tokens <= LONGEST_OWN
         and torch.is_grad_enabled()
     ):
-        own_BHTK: Tensor = _CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK)
+        own_BHTK: Tensor = _CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK, mask)
         return own_BHTK
     return F.scaled_dot_product_attention(
         q_BHTK.to(dtype),
@@ -158,22 +173,29 @@ class _CausalAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None
+    ) -> Tensor:
         num_rows, _, num_tokens, width = q_BHTK.shape
         groups, half = k_BGSK.shape[1], v_BGSK.dtype
         q_BGRTK = q_BHTK.float().unflatten(1, (groups, -1)) * width**-0.5
         k_NSK, v_NSK = k_BGSK.float().flatten(0, 1), v_BGSK.flatten(0, 1)
         out_BGRTK = _heads_last(q_BGRTK, half)
         size = min(BLOCK, num_tokens)
-        later = torch.full((size, size), float("-inf")).triu_(1)
+        if mask is None:
+            later = torch.full((size, size), float("-inf")).triu_(1)
         kept = []
         with torch.autocast("cpu", enabled=False):
             for start in range(0, num_tokens, size):
                 end = min(start + size, num_tokens)
                 q_NCK = q_BGRTK[:, :, :, start:end].reshape(len(k_NSK), -1, width)
                 scores_NCS = torch.bmm(q_NCK, k_NSK[:, :end].mT)
-                square = scores_NCS.unflatten(1, (-1, end - start))[..., start:]
-                square += later[: end - start, : end - start]
+                if mask is None:  # the square on the diagonal is all that lies ahead
+                    square = scores_NCS.unflatten(1, (-1, end - start))[..., start:]
+                    square += later[: end - start, : end - start]
+                else:
+                    scores_BHCS = scores_NCS.view(num_rows, -1, end - start, end)
+                    scores_BHCS += mask[:, :, start:end, :end]
                 p_NCS = torch.softmax(scores_NCS, dim=-1).to(half)
                 answer_NCK = torch.bmm(p_NCS, v_NSK[:, :end])
                 out_BGRTK[:, :, :, start:end] = answer_NCK.view(
@@ -186,7 +208,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BHTK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad_BHTK: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         k_NSK, v_NSK, *kept = ctx.saved_tensors
         width = grad_BHTK.shape[-1]
         groups = len(k_NSK) // len(grad_BHTK)
@@ -211,7 +233,7 @@ class _CausalAttention(torch.autograd.Function):
         grad_q_BHTK = grad_q_BGRTK.mul_(width**-0.5).flatten(1, 2).to(ctx.dtypes[0])
         shape = (len(grad_BHTK), groups, -1, width)
         grad_k_BGSK = grad_k_NSK.view(shape).to(ctx.dtypes[1])
-        return grad_q_BHTK, grad_k_BGSK, grad_v_NSK.view(shape).to(v_NSK.dtype)
+        return grad_q_BHTK, grad_k_BGSK, grad_v_NSK.view(shape).to(v_NSK.dtype), None
 
 
 def _heads_last(like_BGRTK: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from etude_model.counts import HEADROOM
-from etude_model.training.objectives import Loss
+from etude_model.training.objectives import Part
+from etude_model.training.replicas import Replicas
 
 # What ran fastest on a CPU, where a batch at once leaves the caches; preset nano, 32 x 256 tokens,
 # one core with AVX512_BF16: whole batch 1.48 s (float32) and 1.12 s (bfloat16) a step, 4096 tokens
@@ -50,24 +51,27 @@ def smaller_micro_batch(size: int, num_rows: int) -> int | None:
     return next((n for n in range(size // 2, 0, -1) if num_rows % n == 0), None)
 
 
-def accumulate(losses: Iterable[Loss]) -> dict[str, Any] | None:
-    """Add up the gradients of a step's losses, and their figures; None when memory ran out.
+def accumulate(parts: Iterable[Part], replicas: Replicas) -> dict[str, Any] | None:
+    """Leave the gradients of a step in the model, return its figures; None when memory ran out.
 
     The figures are "loss", "nats", "bytes", "tokens" and the losses' own. Tensors among them are
     not read here, so that a GPU never waits.
     """
     sums: dict[str, Any] = {"loss": 0.0, "nats": 0.0, "bytes": 0, "tokens": 0}
     try:
-        for loss in losses:
-            loss.value.backward()
-            parts = {"loss": loss.value.detach(), "bytes": loss.num_bytes, **loss.figures}
-            parts |= {"tokens": loss.num_tokens, "nats": 0 if loss.nats is None else loss.nats}
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0) + value
+        for part in parts:
+            for loss in replicas.backward(part):
+                nats = 0 if loss.nats is None else loss.nats
+                figures = {"loss": loss.value.detach(), "nats": nats, "bytes": loss.num_bytes}
+                figures |= {"tokens": loss.num_tokens, **loss.figures}
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0) + value
     except RuntimeError as error:
+        replicas.forget()
         if not is_out_of_memory(error):
             raise
         return None  # and with this frame goes what the traceback holds
+    replicas.collect()
     return sums
 
 

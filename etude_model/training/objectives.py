@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class Materials:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One backward pass of a step. The `value`s of a step add up to its loss.
+    """What one backward pass of a step starts from. The `value`s of a step add up to its loss.
 
     `nats` is the detached sum over next-token targets that stand for `num_bytes` bytes of text;
     `figures` are further detached scalars to report, which also add up.
@@ -57,6 +58,18 @@ class Loss:
     nats: Tensor | None = None
     num_bytes: int = 0
     figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a step that are computed at once.
+
+    `loss(model, rows)` is the share of a slice of them, by the model or a replica of it: those of
+    all slices add up. One row cannot be shared out, and is for the model itself.
+    """
+
+    num_rows: int
+    loss: Callable[[Etude, slice], Loss]
 
 
 TOKENS = "tokens.parquet"
@@ -80,7 +93,7 @@ class Text:
         self.order = _row_order(self.rows, self.config)
         self.token_bytes = materials.tokenizer.token_bytes
 
-    def losses(self, step: int, micro_batch_size: int) -> Iterator[Loss]:
+    def losses(self, step: int, micro_batch_size: int) -> Iterator[Part]:
         """Yield the micro-batches' shares of the mean over all targets of the batch.
 
         The divisor is what the whole batch's targets weigh, known before the first forward pass:
@@ -93,17 +106,21 @@ class Text:
         total_weight = world.total(own.total_weight) or 1.0
         for part in world.micro_batches(size, micro_batch_size):
             micro = own[part.start - share.start : part.stop - share.start]
-            there = micro.to(self.materials.device)
-            segments = there.segments_BT if self.config.document_mask else None
-            with autocast(self.materials.device, self.materials.dtype):
-                hidden_BTD = self.model(there.tokens_BT, segments_BT=segments)
-                weighted, nats = summed_nats(self.model, hidden_BTD, there)
-            value = weighted / total_weight
-            router_loss = self.model.router_loss()
-            if router_loss is not None:
-                value = value + router_loss * (len(micro.tokens_BT) / size)
-            num_bytes = micro.num_target_bytes(self.token_bytes)
-            yield Loss(value, micro.num_tokens, nats.detach(), num_bytes)
+            yield Part(len(micro.tokens_BT), partial(self._loss, micro, total_weight))
+
+    def _loss(self, batch: TokenBatch, total_weight: float, model: Etude, rows: slice) -> Loss:
+        some = batch[rows]
+        there = some.to(self.materials.device)
+        segments = there.segments_BT if self.config.document_mask else None
+        with autocast(self.materials.device, self.materials.dtype):
+            hidden_BTD = model(there.tokens_BT, segments_BT=segments)
+            weighted, nats = summed_nats(model, hidden_BTD, there)
+        value = weighted / total_weight
+        router_loss = model.router_loss()
+        if router_loss is not None:
+            value = value + router_loss * (len(some.tokens_BT) / self.config.batch_size)
+        num_bytes = some.num_target_bytes(self.token_bytes)
+        return Loss(value, some.num_tokens, nats.detach(), num_bytes)
 
     def evaluate(self, check: Check, micro_batch_size: int) -> Figures:
         """Return bits per byte of the held-out rows."""

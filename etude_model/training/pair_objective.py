@@ -26,7 +26,7 @@ from etude_model.model.moe import without_counts
 from etude_model.model.transformer import Etude
 from etude_model.tokenizer import SPECIAL_TOKENS
 from etude_model.training.contrastive import cached_losses, matryoshka_info_nce
-from etude_model.training.objectives import Check, Figures, Loss, Materials, check_rows
+from etude_model.training.objectives import Check, Figures, Loss, Materials, Part, check_rows
 
 PAIRS = "pairs.parquet"
 
@@ -51,7 +51,7 @@ class Pairs:
             seed=self.config.seed,
         )
 
-    def losses(self, step: int, micro_batch_size: int) -> Iterator[Loss]:
+    def losses(self, step: int, micro_batch_size: int) -> Iterator[Part]:
         """Yield the micro-batches' shares of the weighted contrastive loss of one batch of pairs.
 
         Fewer pairs are computed at once where out-of-memory has made micro_batch_size smaller.
@@ -71,7 +71,8 @@ class Pairs:
         )
         for micro, loss in zip(micros, losses, strict=True):
             figures = {"contrastive_loss": loss.detach()}
-            yield Loss(self.weight * loss, micro.num_tokens, figures=figures)
+            share = Loss(self.weight * loss, micro.num_tokens, figures=figures)
+            yield Part(1, partial(_given, share))
 
     def _loss(self, indices: np.ndarray, query_BD: Tensor, positive_BD: Tensor) -> Tensor:
         rows, device = self.rows, self.materials.device
@@ -152,6 +153,11 @@ class Pairs:
             numbers = (torch.from_numpy(which[chosen]) for which in articles)
             self._bm25 = ranks_of_scores(scores.__getitem__, *numbers)
         return self._bm25
+
+
+def _given(loss: Loss, model: Etude, rows: slice) -> Loss:
+    """Return a loss whose vectors are there already: each depends on all pairs of the batch."""
+    return loss
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from etude_model.counts import (
     check_memory,
     count,
     describe,
+    num_replicas,
     peak_flops,
     predict_memory,
 )
@@ -57,6 +58,8 @@ class Plan:
     """A process's share of a batch."""
     micro_batch_size: int
     """Rows that a process computes at once, at first."""
+    num_replicas: int
+    """Replicas of the model among which a CPU shares those out."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures by name."""
@@ -88,6 +91,7 @@ def make_plan(stage: Stage) -> Plan:
         learning_rate=rate,
         num_rows=-(-train.batch_size // world.size),
         micro_batch_size=size,
+        num_replicas=num_replicas(model.config, train, device),
     )
 
 

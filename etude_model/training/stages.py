@@ -30,7 +30,7 @@ from etude_model.model.lora import add_lora, save_lora
 from etude_model.model.quantize import quantize_base
 from etude_model.model.transformer import Etude
 from etude_model.training.checkpoint import write_tensors
-from etude_model.training.objectives import Check, Figures, Loss, Materials, Text
+from etude_model.training.objectives import Check, Figures, Materials, Part, Text
 from etude_model.training.pair_objective import Pairs
 from storage.errors import BadInput
 from storage.files import replacing
@@ -60,7 +60,7 @@ class Stage:
     model: Etude
     materials: Materials
     rows: dict[str, int]
-    losses: Callable[[int, int], Iterator[Loss]]
+    losses: Callable[[int, int], Iterator[Part]]
     evaluate: Callable[[Check, int], Figures]
     save_weights: Callable[[Path], None]
     observe: Callable[[Evaluations], None] = lambda evaluations: None
@@ -95,7 +95,7 @@ def semantic(materials: Materials) -> Stage:
     model = _parent_model(materials)
     text, pairs = Text(materials, model, TokenRows), Pairs(materials, model)
 
-    def losses(step: int, micro_batch_size: int) -> Iterator[Loss]:
+    def losses(step: int, micro_batch_size: int) -> Iterator[Part]:
         yield from text.losses(step, micro_batch_size)
         yield from pairs.losses(step, micro_batch_size)
 

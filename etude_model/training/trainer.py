@@ -47,6 +47,7 @@ from etude_model.training.optimizer import build_optimizer, learning_rate
 from etude_model.training.plan import identity, make_plan
 from etude_model.training.precision import forget_compiled, uncompiled
 from etude_model.training.progress import Progress
+from etude_model.training.replicas import Replicas
 from etude_model.training.result import FINISHED, choose_weights, write_result
 from etude_model.training.stages import Stage
 from etude_model.training.trace import Trace
@@ -78,6 +79,7 @@ class Trainer:
         self.parameters = list(trainable(self.model).values())
         self.trains_routers = any(n.endswith("mlp.gate.weight") for n in trainable(self.model))
         self.optimizer = build_optimizer(self.model, self.config)
+        self.replicas = Replicas(self.model, self.plan.num_replicas)
         self.now = Progress(self.world.from_main(self.plan.micro_batch_size))
         self.meter = Meter(self.plan, self.config.num_steps, self.materials.device)
         self.writer = CheckpointWriter(run_dir, keep=self.config.keep_checkpoints)
@@ -112,6 +114,7 @@ class Trainer:
             raise Stopped(f"stopped at step {self.now.step}; run it again to go on") from None
         finally:
             self.writer.close()
+            self.replicas.close()
         self.world.wait()  # until rank 0 has written the best checkpoint
         chosen = choose_weights(self.stage, self.now, self.run_dir)
         with whole(self.model):
@@ -150,7 +153,8 @@ class Trainer:
         while True:
             torch.manual_seed(step_seed(self.config.seed, self.now.step, self.world.rank))
             self.model.train()
-            figures = accumulate(self.stage.losses(self.now.step, self.now.micro_batch_size))
+            parts = self.stage.losses(self.now.step, self.now.micro_batch_size)
+            figures = accumulate(parts, self.replicas)
             if figures is None and self.world.size > 1 and self.meets_in_step:
                 raise OutOfMemory(
                     f"{self.materials.device} has too little memory for micro_batch_size="

@@ -30,7 +30,7 @@ def parent_identity(config: PretrainConfig) -> str:
     return sha256_file(resolve(config.parent) / WEIGHTS) if config.parent else ""
 
 
-@stage("pretrain", version=3, kind="checkpoint", identity=parent_identity, tags=("gpu",))
+@stage("pretrain", version=4, kind="checkpoint", identity=parent_identity, tags=("gpu",))
 def pretrain(
     shards: ArtifactRef, tokenizer: ArtifactRef, config: PretrainConfig, workspace: Workspace
 ) -> Counts:
@@ -39,7 +39,7 @@ def pretrain(
     return _train("pretrain", workspace, config, shards, tokenizer, parent)
 
 
-@stage("semantic", version=3, kind="checkpoint", tags=("gpu",))
+@stage("semantic", version=4, kind="checkpoint", tags=("gpu",))
 def semantic(
     parent: ArtifactRef,
     shards: ArtifactRef,
@@ -52,7 +52,7 @@ def semantic(
     return _train("semantic", workspace, config, shards, tokenizer, parent.path, pair_shards)
 
 
-@stage("sft", version=3, kind="checkpoint", tags=("gpu",))
+@stage("sft", version=4, kind="checkpoint", tags=("gpu",))
 def sft(
     parent: ArtifactRef,
     shards: ArtifactRef,
@@ -64,7 +64,7 @@ def sft(
     return _train("sft", workspace, config, shards, tokenizer, parent.path)
 
 
-@stage("lora", version=3, kind="checkpoint", tags=("gpu",))
+@stage("lora", version=4, kind="checkpoint", tags=("gpu",))
 def lora(
     parent: ArtifactRef,
     shards: ArtifactRef,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from etude_model.model.fused import attention, is_fused, norm_rotate, rms_norm
+from etude_model.model.fused import attention, is_fused, joint_linear, norm_rotate, rms_norm
 from etude_model.model.rope import rotate, rotations
 
 
@@ -72,19 +72,63 @@ def test_half_precision_attention_is_no_worse_than_torch(shape: tuple[int, ...])
         assert ours < max(1.2 * theirs, 1e-3) and ours < 0.01
 
 
+@pytest.mark.parametrize("tokens", (60, 300))
+def test_half_precision_attention_sees_its_document_only(tokens: int) -> None:
+    """Catches a mask of another block or of another row, and keys ahead."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, heads, tokens, 16, requires_grad=True) for heads in (4, 2, 2))
+    segments = torch.randint(2, (3, tokens)).cumsum(dim=1) // 20
+    seen = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+    mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf")).bfloat16()
+    own = attention(q, k, v.bfloat16(), mask, is_causal=True)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+    for one, true in zip(gradients(own, q, k, v), gradients(expected, q, k, v), strict=True):
+        assert (one.float() - true).norm() < 0.01 * true.norm()
+    moved = k.detach().clone()
+    moved[0, :, segments[0] == 1] *= 2  # a second document concerns no other
+    own = own.detach()
+    changed = attention(q, moved, v.bfloat16(), mask, is_causal=True).detach() != own
+    assert changed[0, :, segments[0] == 1].any() and not changed[1:].any()
+    assert not changed[0, :, segments[0] != 1].any()
+
+
 def test_attention_falls_back_to_torch() -> None:
-    """Catches the own kernel where it does not hold: float32, masks, all seeing all."""
+    """Catches the own kernel where it does not hold: float32, all seeing all, with a mask too."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 6, 8, requires_grad=True) for _ in "qkv")
     mask = torch.zeros(1, 1, 6, 6).masked_fill(torch.ones(6, 6).triu(2).bool(), float("-inf"))
     for dtype in (torch.float32, torch.bfloat16):
         q_, k_, v_ = (x.to(dtype) for x in (q, k, v))
-        for added, is_causal in ((mask.to(dtype), True), (None, False)):
-            found = attention(q_, k_, v_, added, is_causal=is_causal)
+        for added in (mask.to(dtype), None):
+            found = attention(q_, k_, v_, added, is_causal=False)
             expected = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=added)
             assert torch.equal(found, expected)
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert torch.equal(attention(q, k, v, None, is_causal=True), causal)
+
+
+def test_joint_linear_is_each_linear() -> None:
+    """Catches weights in another order, and an adapter that is passed over."""
+    torch.manual_seed(0)
+    linears = [nn.Linear(8, width, bias=False) for width in (6, 4, 2)]
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    weights = [one.weight for one in linears]
+    own = torch.cat([*joint_linear(x, *linears)], dim=-1)
+    expected = torch.cat([one(x) for one in linears], dim=-1)
+    pairs = zip(gradients(own, x, *weights), gradients(expected, x, *weights), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+    seen: list[int] = []
+
+    class Adapted(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.append(len(input))
+            return super().forward(input)
+
+    joint_linear(x, linears[0], Adapted(8, 4, bias=False))
+    with torch.no_grad():
+        joint_linear(x, *linears)
+    assert seen == [2]
 
 
 def test_only_a_cpu_that_does_not_compile_is_fused() -> None:

@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from etude_model.model.transformer import Etude
 from etude_model.training.distributed import World, join, leave
 from etude_model.training.events import EventLog, read_events
-from etude_model.training.objectives import Loss
+from etude_model.training.objectives import Loss, Part
 from etude_model.training.run import EVENTS_FILE, build_trainer, read_run
 from storage.errors import BadInput, Stopped
 
@@ -219,10 +221,14 @@ def train_with_nan(run_dir: Path, poisoned_rank: int) -> None:
     trainer = build_trainer(read_run(run_dir), run_dir)
     clean = trainer.stage.losses
 
-    def losses(step: int, rows: int) -> Iterator[Loss]:
+    def poisoned(part: Part, model: Etude, rows: slice) -> Loss:
+        loss = part.loss(model, rows)
+        return replace(loss, value=loss.value * math.nan)
+
+    def losses(step: int, rows: int) -> Iterator[Part]:
         is_poisoned = step == 1 and trainer.world.rank == poisoned_rank
-        for loss in clean(step, rows):
-            yield replace(loss, value=loss.value * math.nan) if is_poisoned else loss
+        for part in clean(step, rows):
+            yield replace(part, loss=partial(poisoned, part)) if is_poisoned else part
 
     trainer.stage = replace(trainer.stage, losses=losses)
     warnings = [event for event in trainer.events() if event["kind"] == "warning"]

@@ -27,6 +27,7 @@ PLAN = Plan(
     learning_rate=1.0,
     num_rows=1,
     micro_batch_size=1,
+    num_replicas=1,
 )
 
 

@@ -87,7 +87,8 @@ def test_a_step_does_not_know_its_micro_batches(
     for rows in (8, 4, 2, 1):
         trainer.model.zero_grad()
         total, num_tokens = 0.0, 0
-        for loss in trainer.stage.losses(3, rows):
+        for part in trainer.stage.losses(3, rows):
+            loss = part.loss(trainer.model, slice(None))
             loss.value.backward()
             total, num_tokens = total + loss.value.item(), num_tokens + loss.num_tokens
         gradients = [weight.grad.clone() for weight in trainer.parameters]
@@ -135,7 +136,7 @@ def test_mixture_in_a_run(write_run: WriteRun, tmp_path: Path) -> None:
     assert isinstance(orders[0], RowOrder) and isinstance(orders[1], MixtureOrder)
     assert orders[1].names.tolist() == ["en", "zh"]
     assert orders[1].places.tolist() == pytest.approx([512, 512], abs=8)  # rows differ in tokens
-    assert next(mixed.stage.losses(0, 8)).num_tokens > 0
+    assert next(mixed.stage.losses(0, 8)).num_rows > 0
 
 
 def test_pretraining_goes_on_from_a_parent(
@@ -157,7 +158,8 @@ def test_the_guard_of_the_semantic_stage(write_run: WriteRun, tmp_path: Path) ->
     seen: dict[str, Any] = {"0": {"bits_per_byte": 2.0, "recall@10": 0.1}}
 
     def contrast() -> float:
-        *_, loss = stage.losses(0, 8)
+        *_, part = stage.losses(0, 8)
+        loss = part.loss(stage.model, slice(None))
         return loss.value.item() / loss.figures["contrastive_loss"].item()
 
     assert contrast() == pytest.approx(0.4)

@@ -144,12 +144,16 @@ def test_killed_from_outside_at_any_moment_equals_never(stage, write_moe_run, tm
     assert_same_state(never, thrice)
 
 
-def test_killed_in_bfloat16_with_two_threads_equals_never(write_run, tmp_path):
+@pytest.mark.parametrize(("kind", "stage"), [("dense", "pretrain"), ("moe", "semantic")])
+def test_killed_in_bfloat16_with_two_threads_equals_never(
+    kind, stage, write_run, write_moe_run, tmp_path
+):
     """Catches sums whose order is left to chance once several threads share them."""
+    write = write_run if kind == "dense" else write_moe_run
     knobs = {"threads": 2, "precision": "bfloat16", "num_steps": 6, "evaluation_rows": 2}
-    straight = write_run(tmp_path / "straight", "pretrain", **knobs)
+    straight = write(tmp_path / "straight", stage, **knobs)
     assert train_in_child(straight) == 0
-    killed = write_run(tmp_path / "killed", "pretrain", **knobs)
+    killed = write(tmp_path / "killed", stage, **knobs)
     assert train_in_child(killed, kill_after=5) == -signal.SIGKILL
     assert train_in_child(killed) == 0
     assert results(killed) == results(straight)

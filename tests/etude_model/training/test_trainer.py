@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etude_model.training.objectives import Loss
+from etude_model.model.transformer import Etude
+from etude_model.training.objectives import Loss, Part
 from etude_model.training.run import build_trainer, read_run
 from etude_model.training.trainer import Diverged, Trainer
 from storage.formats.shards import write_shard
@@ -33,8 +35,8 @@ def change_run(run_dir: Path, **changes) -> Path:
 
 def gradients(trainer: Trainer, step: int = 0) -> dict[str, torch.Tensor]:
     """Return the gradients of one step."""
-    for loss in trainer.stage.losses(step, trainer.now.micro_batch_size):
-        loss.value.backward()
+    for part in trainer.stage.losses(step, trainer.now.micro_batch_size):
+        part.loss(trainer.model, slice(None)).value.backward()
     return {
         name: parameter.grad.clone()
         for name, parameter in trainer.model.named_parameters()
@@ -125,9 +127,13 @@ def poisoned(trainer: Trainer, steps: set[int]) -> Trainer:
     """Make the losses of some steps NaN."""
     clean = trainer.stage.losses
 
+    def loss_of(part: Part, model: Etude, rows: slice) -> Loss:
+        loss = part.loss(model, rows)
+        return replace(loss, value=loss.value * math.nan)
+
     def losses(step: int, size: int):
-        for loss in clean(step, size):
-            yield replace(loss, value=loss.value * math.nan) if step in steps else loss
+        for part in clean(step, size):
+            yield replace(part, loss=partial(loss_of, part)) if step in steps else part
 
     trainer.stage = replace(trainer.stage, losses=losses)
     return trainer
@@ -241,7 +247,8 @@ def test_losses_of_a_step_add_up(write_run, tmp_path):
     """Catches a reported loss that is not the one the gradients are of."""
     run_dir = write_run(tmp_path / "run", "semantic", micro_batch_size=2)
     trainer = trainer_of(run_dir)
-    parts: list[Loss] = list(trainer.stage.losses(0, trainer.now.micro_batch_size))
+    parts = list(trainer.stage.losses(0, trainer.now.micro_batch_size))
     assert len(parts) == 5
+    losses = [part.loss(trainer.model, slice(None)).value.item() for part in parts]
     first = next(event for event in trainer.events() if event["kind"] == "step")
-    assert first["loss"] == pytest.approx(sum(part.value.item() for part in parts), rel=1e-5)
+    assert first["loss"] == pytest.approx(sum(losses), rel=1e-5)
