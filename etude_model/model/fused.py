@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LONGEST_OWN = 512  # tokens; above, the probabilities would take more memory than they are worth
+MOST_IN_FLOAT = 1 << 13  # numbers of a head; torch's kernel then trains faster in float32
 BLOCK = 128  # queries at once: fewer compute less above the diagonal, but call more kernels
 
 
@@ -66,24 +67,35 @@ def attention(
 
     A mask [B, 1, T, S] is added, and says itself that no query looks ahead if `is_causal`.
 
-    Torch's kernel, but for training on short rows in half precision on a CPU: there its gradient
-    takes longer than in float32, and `_CausalAttention` less (16 rows of 256 tokens, 4 heads of
-    32, two cores: 16.1, 12.6 and 9.2 ms; 8 rows of 512, 8 heads of 64: 52, 70 and 44).
+    Torch's kernel, but for training in half precision on a CPU: there its gradient takes longer
+    than in float32, and on short causal rows `_CausalAttention` less (16 rows of 256 tokens, 4
+    heads of 32, two cores: 16.1, 12.6 and 9.2 ms; 8 rows of 512, 8 heads of 64: 52, 70 and 44).
+    Other short rows take the kernel in float32 (32 rows of 200 tokens in both directions, 4 heads
+    of 32: 45 -> 28 ms; of 26 tokens, 6 heads of 64: 12 -> 4 ms; of 200 tokens both take 78 ms).
     """
-    dtype, num_tokens = v_BGSK.dtype, q_BHTK.shape[2]
-    is_square = is_causal and num_tokens == k_BGSK.shape[2]
-    if (
-        is_fused(q_BHTK)
-        and is_square
-        and dtype in (torch.bfloat16, torch.float16)
-        and num_tokens <= LONGEST_OWN
-        and torch.is_grad_enabled()
-    ):
-        own_BHTK: Tensor = _CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK, mask)
-        return own_BHTK
+    dtype, (num_tokens, width) = v_BGSK.dtype, q_BHTK.shape[2:]
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    if is_half and is_fused(q_BHTK) and torch.is_grad_enabled():
+        is_square = is_causal and num_tokens == k_BGSK.shape[2]
+        if is_square and num_tokens <= LONGEST_OWN:
+            own_BHTK: Tensor = _CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK, mask)
+            return own_BHTK
+        if num_tokens * width <= MOST_IN_FLOAT:
+            q_BHTK, k_BGSK, v_BGSK = q_BHTK.float(), k_BGSK.float(), v_BGSK.float()
+            mask = None if mask is None else mask.float()
+            with torch.autocast("cpu", enabled=False):
+                wide_BHTK = _torch_attention(q_BHTK, k_BGSK, v_BGSK, mask, is_causal=is_causal)
+            return wide_BHTK.to(dtype)
+    q_BHTK, k_BGSK = q_BHTK.to(dtype), k_BGSK.to(dtype)
+    return _torch_attention(q_BHTK, k_BGSK, v_BGSK, mask, is_causal=is_causal)
+
+
+def _torch_attention(
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, *, is_causal: bool
+) -> Tensor:
     return F.scaled_dot_product_attention(
-        q_BHTK.to(dtype),
-        k_BGSK.to(dtype),
+        q_BHTK,
+        k_BGSK,
         v_BGSK,
         attn_mask=mask,
         is_causal=is_causal and mask is None,
