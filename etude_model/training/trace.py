@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from torch.profiler import ProfilerActivity, profile, schedule, supported_activities
+from torch.profiler import (
+    ProfilerActivity,
+    _ExperimentalConfig,
+    profile,
+    schedule,
+    supported_activities,
+)
 
 TRACE_FILE = "trace.json.gz"
 WAITED, WARMED = 2, 1  # steps before: compilation and first allocations would drown the rest
@@ -24,6 +30,7 @@ class Trace:
                 schedule=schedule(wait=WAITED, warmup=WARMED, active=num_steps, repeat=1),
                 on_trace_ready=lambda done: done.export_chrome_trace(str(folder / TRACE_FILE)),
                 record_shapes=True,
+                experimental_config=_ExperimentalConfig(profile_all_threads=True),  # replicas'
             )
 
     def step(self) -> None:
