@@ -316,6 +316,10 @@ def join_sections(sections: list[Section]) -> tuple[str, list[dict[str, object]]
         text = "\n\n".join([heading, *section.blocks] if heading else section.blocks)
         end = start + len(text) + (2 if len(texts) < len(sections) - 1 else 0)
         texts.append(text)
-        places.append({"level": section.level, "title": section.title, "start": start, "end": end})
+        if section.title or not places:
+            place = {"level": section.level, "title": section.title, "start": start, "end": end}
+            places.append(place)
+        else:  # a heading without words: nobody sees that a section begins
+            places[-1]["end"] = end
         start = end
     return "\n\n".join(texts), places

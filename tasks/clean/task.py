@@ -13,7 +13,7 @@ from tasks.clean.room import clean_parts
 from tasks.stage import stage
 
 
-@stage("clean", version=3, kind="documents")
+@stage("clean", version=4, kind="documents")
 def clean(pages: ArtifactRef, config: CleanConfig, workspace: Workspace) -> Counts:
     """Clean every part of the pages into a part of the same name; report on the whole.
 

@@ -275,6 +275,17 @@ def test_a_slow_rendering_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse("{{nowrap|a}} " * 100 * 100).flags == ["rough"]
 
 
+@pytest.mark.parametrize(
+    "heading", ["==", "= =", "== <br> ==", "=== &nbsp; ===", "== <nowiki/> =="]
+)
+def test_a_heading_without_words_begins_no_section(heading: str) -> None:
+    """Catches sections that no line of the text begins (found by the test below)."""
+    assert parse(f"{heading}\na").text == "# T\n\na"
+    document = parse(f"== A ==\nb\n{heading}\nc\n== D ==\ne")
+    assert document.text == "# T\n\n## A\n\nb\n\nc\n\n## D\n\ne"
+    assert [section["title"] for section in document.sections] == ["T", "A", "D"]
+
+
 ALPHABET = st.lists(
     st.sampled_from(
         [*"ab甲，（）() \n'[]{}|=*#:;<>&-!/", "<ref", "[[File:", "{{", "}}", "[[", "]]"]
