@@ -126,13 +126,14 @@ def predict_memory(
     shards = world_size if train.parallel == "shard" else 1
     num_all, num_trained, num_matrix = _parameters(config, train)
     copies = 0
-    if dtype == torch.float32 and torch.device(device).type == "cpu":  # what fused.py joins
+    has_adapters = isinstance(train, LoraTrainConfig)
+    if dtype != torch.float32:  # of all that is multiplied: not of a table that is only looked up
+        looked_up = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+        copies = dtype.itemsize * (num_all - looked_up)
+    elif torch.device(device).type == "cpu" and not has_adapters:  # what fused.py joins
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         num_layers = 1 if train.activation_checkpointing else config.num_layers
         copies = FLOAT * num_layers * width * config.hidden_size
-    elif dtype != torch.float32:  # of all that is multiplied: not of a table that is only looked up
-        looked_up = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
-        copies = dtype.itemsize * (num_all - looked_up)
     num_side_by_side = num_replicas(config, train, device)
     moments = 2 * num_trained - (num_matrix if train.optimizer == "muon" else 0)
     return Memory(

@@ -48,7 +48,7 @@ def norm_rotate(x_BTHK: Tensor, weight_K: Tensor, eps: float, cos: Tensor, sin: 
     return y_BTHK
 
 
-def joint_linear(x: Tensor, *linears: nn.Module) -> Sequence[Tensor]:
+def joint_linear(x: Tensor, *linears: nn.Linear) -> Sequence[Tensor]:
     """Return what each linear makes of x; in training on a CPU as one product with all weights.
 
     Only plain ones without biases are joined, so an adapter beside one of them takes part.
@@ -56,8 +56,8 @@ def joint_linear(x: Tensor, *linears: nn.Module) -> Sequence[Tensor]:
     is_plain = all(type(one) is nn.Linear and one.bias is None for one in linears)
     if not (is_plain and is_fused(x) and torch.is_grad_enabled()):
         return [one(x) for one in linears]
-    weights: list[Tensor] = [one.get_parameter("weight") for one in linears]
-    return F.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
+    joined = F.linear(x, torch.cat([one.weight for one in linears]))
+    return joined.split([one.out_features for one in linears], dim=-1)
 
 
 def attention(

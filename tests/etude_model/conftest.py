@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import sentencepiece
+import torch
 
 from etude_model.config import EtudeConfig
 from etude_model.tokenizer import Tokenizer
@@ -29,6 +30,14 @@ def sentence(generator: random.Random, language: str) -> str:
     """Return a made-up sentence of six words."""
     glue, stop = (" ", ".") if language == "en" else ("", "。")
     return glue.join(generator.choice(WORDS[language]) for _ in range(6)) + stop
+
+
+@pytest.fixture
+def keep_threads() -> Iterator[None]:
+    """Give the other tests the threads that they had."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -116,9 +116,10 @@ def test_attention_falls_back_to_torch() -> None:
     mask = torch.zeros(1, 1, 6, 6).masked_fill(torch.ones(6, 6).triu(2).bool(), float("-inf"))
     for dtype in (torch.float32, torch.bfloat16):
         q_, k_, v_ = (x.to(dtype) for x in (q, k, v))
-        for added in (mask.to(dtype), None):
-            with torch.no_grad():
-                found = attention(q_, k_, v_, added, is_causal=False)
+        own = mask.to(dtype)
+        for added, is_causal in ((own, True), (own, False), (None, False)):
+            with torch.set_grad_enabled(dtype == torch.float32):
+                found = attention(q_, k_, v_, added, is_causal=is_causal)
                 expected = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=added)
             assert torch.equal(found, expected)
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -26,12 +26,7 @@ Write = Callable[..., Path]
 Figures = dict[str, float]
 
 
-@pytest.fixture(autouse=True)
-def keep_threads() -> Iterator[None]:
-    """Give the other tests the threads that they had."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("keep_threads")
 
 
 def trainer_of(run_dir: Path) -> Trainer:
